@@ -1,0 +1,197 @@
+"""Prepared sets -> rows of one split -> preprocessed windows -> batches.
+
+Training reads overlapping windows through Grain, shuffled, forever; judging reads non-overlapping
+ones, every one of them, in order. Both go through `load_window`, so there is one preprocessing.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import grain
+import numpy as np
+
+from distill import signals
+from distill.data.splits import Split
+from distill.data.store import PreparedSet
+from distill.errors import DistillError
+from distill.spec import SignalSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """Rows picked from one prepared set.
+
+  Attributes:
+    prepared: the set.
+    rows: [n] int64 indices into it.
+  """
+
+  prepared: PreparedSet
+  rows: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def column(self, name: str) -> np.ndarray:
+    """One index column of these rows."""
+    return self.prepared.index[name][self.rows]
+
+  def where(self, mask: np.ndarray) -> "Rows":
+    """The rows where `mask` [n] is True."""
+    return Rows(self.prepared, self.rows[mask])
+
+
+def select(
+  prepared: PreparedSet, split: Split, part: str, *, overlapping: bool, min_coverage: float
+) -> Rows:
+  """Rows of the participants of one part of a split.
+
+  Args:
+    prepared: the set.
+    split: participants by part.
+    part: "train", "validation" or "test".
+    overlapping: every stored window (training), or only windows that share no sample (judging).
+    min_coverage: share of each signal that must be observed.
+
+  Raises:
+    DistillError: the set has a participant that the split does not know, or no row is left.
+  """
+  index = prepared.index
+  known = {*split.train, *split.validation, *split.test}
+  strangers = sorted(set(index["participant"]) - known)
+  if strangers:
+    raise DistillError(
+      f"participants {strangers[:3]} of set {prepared.name} stand in no part of the split; add them"
+      " to the split file"
+    )
+  mask = np.isin(index["participant"], getattr(split, part))
+  mask &= (index["ppg_coverage"] >= min_coverage) & (index["acc_coverage"] >= min_coverage)
+  rows = np.flatnonzero(mask)
+  if not overlapping:
+    rows = rows[_apart(index, rows, prepared.specs["acc"].window_s)]
+  if not len(rows):
+    raise DistillError(
+      f"set {prepared.name} has no {part} window with coverage {min_coverage:g} or more"
+    )
+  return Rows(prepared, rows)
+
+
+def _apart(index: Mapping[str, np.ndarray], rows: np.ndarray, window_s: float) -> np.ndarray:
+  """[n] bool: greedily, the windows that start after the last kept one of their recording ended."""
+  keep = np.zeros(len(rows), bool)
+  ends: dict[tuple[str, str], float] = {}
+  order = np.lexsort((index["t0_s"][rows], index["recording"][rows], index["participant"][rows]))
+  for i in order:
+    row = rows[i]
+    where = (index["participant"][row], index["recording"][row])
+    t0_s = index["t0_s"][row]
+    if t0_s >= ends.get(where, -np.inf) - 1e-6:
+      keep[i] = True
+      ends[where] = t0_s + window_s
+  return keep
+
+
+def check_spec(prepared: PreparedSet, spec: SignalSpec, *, who: str) -> None:
+  """Refuses a set whose windows an encoder was not made for.
+
+  Raises:
+    DistillError: rate, length, channels or unit differ; the message says how to prepare it right.
+  """
+  stored = prepared.specs[spec.modality]
+  for field in ("rate_hz", "window_s", "unit"):
+    there, wanted = getattr(stored, field), getattr(spec, field)
+    if there != wanted:
+      key = f"{spec.modality}_{field}" if field == "rate_hz" else field
+      raise DistillError(
+        f"the {who} expects {spec.modality} with {field} {wanted}, set {prepared.name} was prepared"
+        f" with {there}; prepare it with --config.data.{key}={wanted}, or resample with"
+        f" distill.signals.resample(samples, {stored.rate_hz:g}, {spec.rate_hz:g})"
+      )
+  if len(stored.channels) != len(spec.channels):
+    raise DistillError(
+      f"the {who} expects {len(spec.channels)} {spec.modality} channels, set {prepared.name} has"
+      f" {len(stored.channels)}"
+    )
+
+
+def load_window(raw: np.ndarray, spec: SignalSpec) -> dict[str, np.ndarray]:
+  """One stored window, NaN where missing, as an encoder's input and its mask."""
+  mask = np.isfinite(raw)
+  return {spec.modality: signals.preprocess(raw, mask, spec), spec.modality + "_mask": mask}
+
+
+class TrainingSource:
+  """Random access to training examples, for Grain.
+
+  Args:
+    parts: rows of one or more sets; rows of different sets are different recordings.
+    specs: signals to load, preprocessed for these specs.
+    extra: name -> [total rows] array, one value a row in the order of `parts`.
+  """
+
+  def __init__(
+    self, parts: Sequence[Rows], specs: Sequence[SignalSpec], extra: Mapping[str, np.ndarray]
+  ):
+    self._parts, self._specs, self._extra = tuple(parts), tuple(specs), dict(extra)
+    self._stops = np.cumsum([len(part) for part in parts])
+    self._recording = _recording_ids(parts)
+    self._t0_s = np.concatenate([part.column("t0_s") for part in parts])
+    # float32 keeps 0.01 s only below a day: count from each recording's own first window.
+    first = np.full(self._recording.max() + 1, np.inf)
+    np.minimum.at(first, self._recording, self._t0_s)
+    self._t0_s = (self._t0_s - first[self._recording]).astype(np.float32)
+
+  def __len__(self) -> int:
+    return int(self._stops[-1])
+
+  def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+    which = int(np.searchsorted(self._stops, i, side="right"))
+    part = self._parts[which]
+    local = i - (self._stops[which] - len(part))
+    raw = part.prepared[int(part.rows[local])]
+    example = {name: values[i] for name, values in self._extra.items()}
+    example |= {"recording": self._recording[i], "t0_s": self._t0_s[i]}
+    for spec in self._specs:
+      example |= load_window(raw[spec.modality], spec)
+    return example
+
+
+def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:
+  names = np.concatenate(
+    [
+      np.char.add(
+        np.char.add(f"{k}/", part.column("participant")), np.char.add("/", part.column("recording"))
+      )
+      for k, part in enumerate(parts)
+    ]
+  )
+  return np.unique(names, return_inverse=True)[1].astype(np.int32)
+
+
+def training_batches(
+  source: TrainingSource, *, seed: int, batch_size: int, start: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Endless shuffled batches `start`, `start + 1`, ...; reshuffled each pass.
+
+  The position in the data is the batch index: slicing before the iterator is made gives the same
+  batches for any number of threads, and on resume.
+
+  Raises:
+    DistillError: fewer rows than one batch.
+  """
+  if len(source) < batch_size:
+    raise DistillError(
+      f"{len(source)} training windows are fewer than one batch of {batch_size}; lower batch_size"
+      " or prepare more windows (a smaller data.hop_s overlaps them)"
+    )
+  batches = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+  batches = batches.batch(batch_size, drop_remainder=True)[start:]
+  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+  return iter(batches.to_iter_dataset(options))
+
+
+def read_windows(rows: Rows, spec: SignalSpec) -> tuple[np.ndarray, np.ndarray]:
+  """Every window of `rows`, in order: ([n, time, channels] prepared, mask of the same shape)."""
+  loaded = [load_window(rows.prepared[int(row)][spec.modality], spec) for row in rows.rows]
+  values = np.stack([window[spec.modality] for window in loaded])
+  return values, np.stack([window[spec.modality + "_mask"] for window in loaded])

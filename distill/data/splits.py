@@ -1,0 +1,167 @@
+"""Participant folds as small text files: who is trained on, who validates, who is held out.
+
+A split is decided before anything is windowed, from participants' names alone. The file lists one
+`participant fold` per line; `#` starts a comment.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from distill.errors import DistillError
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Participants by part; no participant stands in two.
+
+  Attributes:
+    train: names, sorted.
+    validation: names, sorted.
+    test: names, sorted.
+  """
+
+  train: tuple[str, ...]
+  validation: tuple[str, ...]
+  test: tuple[str, ...]
+
+  def __post_init__(self):
+    seen: dict[str, str] = {}
+    for part in PARTS:
+      for name in getattr(self, part):
+        if name in seen:
+          raise DistillError(
+            f"participant {name!r} stands in {seen[name]} and in {part}; expected one part only"
+          )
+        seen[name] = part
+
+  def part_of(self, participants: np.ndarray) -> np.ndarray:
+    """The part of each row.
+
+    Args:
+      participants: [n] names.
+
+    Returns:
+      [n] strings, "train", "validation" or "test".
+
+    Raises:
+      DistillError: a participant that this split does not know.
+    """
+    parts = {name: part for part in PARTS for name in getattr(self, part)}
+    unknown = sorted(set(map(str, participants)) - set(parts))
+    if unknown:
+      raise DistillError(
+        f"participants {', '.join(unknown[:5])} stand in no part of the split; known:"
+        f" {', '.join(sorted(parts)[:10])}; add them to the split file"
+      )
+    return np.array([parts[str(name)] for name in participants], dtype="U10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folds:
+  """Which fold each participant belongs to.
+
+  Attributes:
+    fold: participant -> fold, 0 to n - 1.
+  """
+
+  fold: Mapping[str, int]
+
+  def __post_init__(self):
+    used = sorted(set(self.fold.values()))
+    if len(used) < 3 or used != list(range(len(used))):
+      raise DistillError(
+        f"folds must be numbered 0, 1, 2, ... without holes, at least three of them (training,"
+        f" validation, test); got {used} for {len(self.fold)} participants"
+      )
+
+  @property
+  def n(self) -> int:
+    """Number of folds."""
+    return 1 + max(self.fold.values())
+
+  @property
+  def sha256(self) -> str:
+    """Hash of who stands where, the same whatever the order or the comments of the file."""
+    return hashlib.sha256(_lines(self).encode()).hexdigest()
+
+  def split(self, k: int) -> Split:
+    """Test = fold k, validation = the next one, training = all others.
+
+    Raises:
+      DistillError: there is no fold k.
+    """
+    if not 0 <= k < self.n:
+      raise DistillError(f"no fold {k}; there are {self.n}, numbered 0 to {self.n - 1}")
+    held = {k: "test", (k + 1) % self.n: "validation"}
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for name in sorted(self.fold):
+      parts[held.get(self.fold[name], "train")].append(name)
+    return Split(*(tuple(parts[part]) for part in PARTS))
+
+  def save(self, path: str | pathlib.Path, comment: str = "") -> None:
+    """Writes the text file that `load` reads."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    pathlib.Path(path).write_text(head + _lines(self))
+
+
+def _lines(folds: Folds) -> str:
+  rows = sorted((fold, name) for name, fold in folds.fold.items())
+  return "".join(f"{name} {fold}\n" for fold, name in rows)
+
+
+def assign(participants: Iterable[str], folds: int = 5) -> Folds:
+  """Balanced folds from the names alone, so that no seed and no order of files matters.
+
+  The names are sorted by their SHA-256 and dealt out like cards; fold sizes differ by at most one.
+
+  Raises:
+    DistillError: a name given twice, fewer than three folds, or fewer participants than folds.
+  """
+  names = list(participants)
+  twice = sorted({name for name in names if names.count(name) > 1})
+  if twice:
+    raise DistillError(f"participant {twice[0]!r} is given twice")
+  if folds < 3:
+    raise DistillError(f"{folds} folds are too few; at least 3: training, validation, test")
+  if len(names) < folds:
+    raise DistillError(
+      f"{len(names)} participant(s) cannot fill {folds} folds; judging needs people who were never"
+      " trained on: add recordings of other participants"
+    )
+  dealt = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+  return Folds({name: i % folds for i, name in enumerate(dealt)})
+
+
+def load(path: str | pathlib.Path) -> Folds:
+  """Reads a split file.
+
+  Raises:
+    DistillError: no such file, a line that is not `participant fold`, a participant who stands
+      twice, or holes in the numbering.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise DistillError(f"no split file at {path}; expected lines of 'participant fold'")
+  fold: dict[str, int] = {}
+  for number, line in enumerate(path.read_text().splitlines(), start=1):
+    words = line.partition("#")[0].split()
+    if not words:
+      continue
+    if len(words) != 2 or not words[1].isdecimal():
+      raise DistillError(
+        f"{path}, line {number}: expected 'participant fold', got {line.strip()!r}"
+      )
+    name, k = words
+    if name in fold:
+      raise DistillError(f"{path}, line {number}: participant {name!r} already stands in a fold")
+    fold[name] = int(k)
+  try:
+    return Folds(fold)
+  except DistillError as error:
+    raise DistillError(f"{path}: {error}") from error

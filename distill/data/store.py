@@ -1,0 +1,153 @@
+"""Reading prepared sets: `open_set(folder)` gives windows by row and the columns beside them.
+
+A prepared set is a folder that can be moved anywhere: `set.json` (name, specs, flags), `index.npz`
+(one array per column), `left_out.json`, and the windows as a TFDS data set in ArrayRecord files,
+which is read here without TensorFlow.
+"""
+
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from distill.errors import DistillError
+from distill.spec import MODALITIES, SignalSpec
+
+SET_FILE, INDEX_FILE, LEFT_OUT_FILE = "set.json", "index.npz", "left_out.json"
+FORMAT = 1
+SPLIT = "windows"  # the one TFDS split; participants are split by distill.data.splits
+
+# Column -> dtype. Numbers that are not known or not valid are NaN, texts are "".
+COLUMNS: dict[str, Any] = {
+  "participant": np.str_,
+  "recording": np.str_,
+  "t0_s": np.float64,  # on the recording's clock
+  "ppg_coverage": np.float32,  # share of the window that was observed
+  "acc_coverage": np.float32,
+  "ppg_quality": np.float32,  # 0 to 1
+  "ppg_usable": np.bool_,
+  "hr_bpm": np.float32,
+  "sdnn_ms": np.float32,
+  "rmssd_ms": np.float32,
+  "sdnn_detrended_ms": np.float32,
+  "pnn50": np.float32,  # percent
+  "hr_origin": np.str_,  # "ecg", "chest_strap", "simulated", "ppg", or "" where not valid
+  "hrv_origin": np.str_,
+  "activity": np.str_,
+  "age": np.float32,
+  "sex": np.str_,
+  "motion_g": np.float32,  # SD of the high-passed acceleration magnitude
+  "stationary": np.bool_,
+  "complete": np.bool_,  # no sample missing in any signal
+}
+
+
+class PreparedSet:
+  """Windows of one prepared set; open it with `open_set`.
+
+  Attributes:
+    folder: where it lies.
+    name: of the set.
+    specs: modality -> SignalSpec of the stored windows: working rate and unit, neither filtered nor
+      normalised, NaN where missing.
+    simulated: whether the recordings are drawn by a computer.
+    same_device: whether all signals come from one device and clock.
+    index: column -> [n] array in row order; see `COLUMNS`.
+  """
+
+  def __init__(self, folder: pathlib.Path, fields: dict[str, Any], index: dict[str, np.ndarray]):
+    self.folder = folder
+    self.name: str = fields["name"]
+    self.simulated: bool = fields["simulated"]
+    self.same_device: bool = fields["same_device"]
+    self.specs = {name: SignalSpec.from_json(spec) for name, spec in fields["specs"].items()}
+    self.index = index
+    self._records: str = fields["records"]
+    self._source: Any = None
+
+  def __len__(self) -> int:
+    return len(self.index["participant"])
+
+  def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+    """Window `i`: modality -> [time, channels] float32, NaN where missing."""
+    if not 0 <= i < len(self):
+      raise IndexError(f"row {i} of set {self.name}, which has {len(self)} rows")
+    if self._source is None:
+      self._source = _data_source(self.folder / self._records)
+    example = self._source[i]
+    return {name: example[name] for name in self.specs}
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**self.__dict__, "_source": None}  # open files do not travel to worker processes
+
+  @property
+  def left_out(self) -> dict[str, Any]:
+    """What was not stored and why, as `prepare` wrote it."""
+    return dict(json.loads((self.folder / LEFT_OUT_FILE).read_text()))
+
+
+def open_set(folder: str | pathlib.Path) -> PreparedSet:
+  """Opens a prepared set.
+
+  Raises:
+    DistillError: no prepared set there, or one that is damaged or of another format.
+  """
+  folder = pathlib.Path(folder)
+  if not (folder / SET_FILE).is_file():
+    raise DistillError(
+      f"no prepared set at {folder} (no {SET_FILE}); make one with: distill prepare"
+    )
+  try:
+    fields = json.loads((folder / SET_FILE).read_text())
+    # Opened here: NumPy leaves a damaged file open.
+    with open(folder / INDEX_FILE, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+      index = {name: file[name] for name in file.files}
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise DistillError(f"{folder} is damaged ({error}); delete it and prepare again") from error
+  if fields.get("format") != FORMAT or set(index) != set(COLUMNS):
+    raise DistillError(
+      f"{folder} has format {fields.get('format')}; this version reads {FORMAT}; delete the folder"
+      " and prepare again"
+    )
+  return PreparedSet(folder, fields, index)
+
+
+def write_index(folder: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+  """Writes the columns of all windows, in row order."""
+  columns: dict[str, Any] = {
+    name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in COLUMNS.items()
+  }
+  np.savez_compressed(folder / INDEX_FILE, **columns)
+
+
+def write_set(
+  folder: pathlib.Path,
+  *,
+  name: str,
+  specs: dict[str, SignalSpec],
+  simulated: bool,
+  same_device: bool,
+  records: pathlib.Path,
+) -> None:
+  """Writes set.json; `records` is the folder of the TFDS data set, inside `folder`."""
+  fields = {
+    "format": FORMAT,
+    "name": name,
+    "simulated": simulated,
+    "same_device": same_device,
+    "specs": {key: specs[key].to_json() for key in MODALITIES if key in specs},
+    "records": records.relative_to(folder).as_posix(),
+  }
+  (folder / SET_FILE).write_text(json.dumps(fields, indent=2))
+
+
+def _data_source(folder: pathlib.Path) -> Any:
+  import tensorflow_datasets as tfds  # half a second that only reading windows needs
+
+  try:
+    return tfds.builder_from_directory(folder).as_data_source(SPLIT)
+  except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
+    reason = str(error).strip().splitlines()[0]
+    raise DistillError(f"{folder} is damaged ({reason}); prepare the set again") from error

@@ -1,0 +1,44 @@
+"""Strict numerics for every test, and the real recordings that may stand beside the checkout."""
+
+import os
+import pathlib
+
+# Before jax is imported: eight devices on one CPU, so that data parallelism is tested for real.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import absl.flags
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+absl.flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def _shared(name: str) -> pathlib.Path:
+  folder = SHARED / name
+  if not folder.is_dir():
+    pytest.skip(f"no {folder.name} folder beside the checkout (expected at ../shared/{name})")
+  return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+  """Folder of real recordings, one sub-folder a set."""
+  return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def shared_parity() -> pathlib.Path:
+  """Folder of parity cases for public encoders."""
+  return _shared("parity")
+
+
+@pytest.fixture(scope="session")
+def shared_weights() -> pathlib.Path:
+  """Folder of public weights."""
+  return _shared("weights")
