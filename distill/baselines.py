@@ -1,0 +1,274 @@
+"""What a reader would try first: motion statistics, the clock, and plain signal processing.
+
+Every neural result stands beside these. All functions take many windows at once, accept NaN where
+samples are missing, use no labels of the people they are applied to, and always give a finite
+answer, so that no rival gains by declining the hard windows.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import fft, signal
+
+from distill.errors import DistillError
+
+# Rates that count as a human pulse, beats per minute.
+HR_BAND_BPM = (40.0, 180.0)
+MOTION_BANDS_HZ = (0.1, 0.3, 0.7, 1.5, 3.0, 5.0, 8.0, 12.0, 20.0)
+CADENCE_BAND_HZ = (1.0, 3.5)
+# Beat-locked vibration of the wrist as BioWatch isolates it (Hernandez, McDuff, Picard 2015).
+VIBRATION_BAND_HZ = (4.0, 11.0)
+PULSE_BAND_HZ = (0.6, 5.0)
+_SEGMENTS = 6
+_SEGMENT_S = 15.0
+_BATCH = 128  # windows processed at once, which bounds the memory
+_FLOOR_G = 1e-5
+
+
+def motion_features(acc: np.ndarray, rate_hz: float) -> np.ndarray:
+  """Motion context of each window: how much, how fast, in which direction, when.
+
+  The columns: log SD in eight bands; log SD in six consecutive parts of the window (heart rate
+  follows motion with a lag); per axis the mean, log SD and log SD of the jerk; size and direction
+  of gravity; 10th, 50th and 90th percentile of the vector magnitude; cadence in Hz and its share
+  of the 1-3.5 Hz power; share of samples observed.
+
+  Args:
+    acc: [n, time, 3] g, gravity included; NaN where missing.
+    rate_hz: samples per second.
+
+  Returns:
+    [n, 33] float32, finite.
+
+  Raises:
+    DistillError: not [n, time, 3], or rate_hz not positive.
+  """
+  _check(acc, rate_hz, channels=3)
+  return np.concatenate([_motion(part, rate_hz) for part in _batches(acc)]).astype(np.float32)
+
+
+def _motion(acc: np.ndarray, rate_hz: float) -> np.ndarray:
+  observed = np.isfinite(acc).mean(axis=(1, 2))[:, None]
+  acc = fill(acc)
+  mean = acc.mean(axis=1)
+  gravity = np.linalg.norm(mean, axis=1, keepdims=True)
+  moving = acc - mean[:, None, :]
+  power, frequency = _spectrum(moving, rate_hz)
+  magnitude = np.linalg.norm(acc, axis=2)
+  parts = np.array_split(moving, _SEGMENTS, axis=1)
+  columns = [
+    *(_band_log_sd(power, frequency, band) for band in itertools.pairwise(MOTION_BANDS_HZ)),
+    *(_log(np.sqrt(part.var(axis=1).sum(axis=1, keepdims=True))) for part in parts),
+    mean,
+    _log(moving.std(axis=1)),
+    _log(np.diff(acc, axis=1).std(axis=1) * rate_hz),
+    gravity,
+    mean / np.maximum(gravity, _FLOOR_G),
+    np.percentile(magnitude, [10, 50, 90], axis=1).T,
+    *_cadence(power, frequency),
+    observed,
+  ]
+  return np.concatenate(columns, axis=1)
+
+
+def _spectrum(moving: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
+  """([n, frequency] power summed over axes, in g^2 per bin, [frequency] Hz)."""
+  time = moving.shape[1]
+  taper = signal.windows.hann(time, sym=False)
+  transform = np.fft.rfft(moving * taper[None, :, None], axis=1)
+  scale = 2 / (time * np.sum(taper**2))
+  return scale * np.sum(np.abs(transform) ** 2, axis=2), np.fft.rfftfreq(time, 1 / rate_hz)
+
+
+def _band_log_sd(power: np.ndarray, frequency: np.ndarray, band: tuple[float, float]) -> np.ndarray:
+  """[n, 1]; the floor where the band lies above half of the sampling rate."""
+  inside = (frequency >= band[0]) & (frequency < band[1])
+  return _log(np.sqrt(power[:, inside].sum(axis=1, keepdims=True)))
+
+
+def _cadence(power: np.ndarray, frequency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """([n, 1] Hz of the strongest step frequency, [n, 1] its share of the band's power)."""
+  inside = (frequency >= CADENCE_BAND_HZ[0]) & (frequency < CADENCE_BAND_HZ[1])
+  band = power[:, inside]
+  best = band.argmax(axis=1)[:, None]
+  share = (
+    np.take_along_axis(band, best, axis=1) / np.maximum(band.sum(axis=1), _FLOOR_G**2)[:, None]
+  )
+  return frequency[inside][best], share
+
+
+def _log(amplitude_g: np.ndarray) -> np.ndarray:
+  return np.log(np.maximum(amplitude_g, _FLOOR_G))
+
+
+def session_clock(
+  train_since_s: np.ndarray, train_values: np.ndarray, since_s: np.ndarray
+) -> np.ndarray:
+  """Mean of the target at that minute of the recording over the training people.
+
+  A protocol that everybody follows tells the heart rate without any sensor.
+
+  Args:
+    train_since_s: [train] starts of the training windows, seconds since the start of their
+      recording.
+    train_values: [train] labels; NaN is left out.
+    since_s: [n] starts of the windows to predict, likewise.
+
+  Returns:
+    [n] float64; the mean of all training labels in minutes that no training window has.
+
+  Raises:
+    DistillError: no training label.
+  """
+  known = np.isfinite(train_values)
+  if not known.any():
+    raise DistillError("the session clock has no labelled training window to read the time from")
+  train_minute = np.floor(np.asarray(train_since_s)[known] / 60).astype(int)
+  values = np.asarray(train_values, np.float64)[known]
+  minutes, code = np.unique(train_minute, return_inverse=True)
+  means = np.bincount(code, weights=values) / np.bincount(code)
+  minute = np.floor(np.asarray(since_s) / 60).astype(int)
+  at = np.clip(np.searchsorted(minutes, minute), 0, len(minutes) - 1)
+  return np.where(minutes[at] == minute, means[at], values.mean())
+
+
+def acc_heart_rate(acc: np.ndarray, rate_hz: float) -> np.ndarray:
+  """Heart rate from the envelope of the 4-11 Hz wrist vibration, no learning.
+
+  Each axis is band-passed to 4-11 Hz, the axes are joined to a vector magnitude, and the strongest
+  pulse-rate component of that envelope is the estimate.
+
+  Args:
+    acc: [n, time, 3] g; NaN where missing.
+    rate_hz: samples per second; the band needs more than 22 Hz.
+
+  Returns:
+    [n] float64 bpm, finite, within HR_BAND_BPM.
+
+  Raises:
+    DistillError: wrong shape, or a rate too low for the band.
+
+  Reference: Hernandez, McDuff, Picard, "BioWatch: estimation of heart and breathing rates from
+  wrist motions", PervasiveHealth 2015. The search up to 180 bpm, for treadmills, is ours.
+  """
+  _check(acc, rate_hz, channels=3)
+  if rate_hz <= 2 * VIBRATION_BAND_HZ[1]:
+    raise DistillError(
+      f"the 4-11 Hz envelope needs more than {2 * VIBRATION_BAND_HZ[1]:g} Hz, got {rate_hz:g} Hz"
+    )
+  rates = []
+  for part in _batches(acc):
+    vibration = _band_pass(fill(part), rate_hz, VIBRATION_BAND_HZ)
+    rates.append(pulse_rate(np.linalg.norm(vibration, axis=2), rate_hz))
+  return np.concatenate(rates)
+
+
+def ppg_heart_rate(ppg: np.ndarray, rate_hz: float) -> np.ndarray:
+  """Heart rate from the strongest pulse-rate component of the PPG, no learning.
+
+  Nothing compensates motion: on a treadmill the arm's swing often wins, which is what this row of a
+  table is there to show.
+
+  Args:
+    ppg: [n, time, 1] any unit and polarity; NaN where missing.
+    rate_hz: samples per second.
+
+  Returns:
+    [n] float64 bpm, finite, within HR_BAND_BPM.
+
+  Raises:
+    DistillError: wrong shape or rate.
+  """
+  _check(ppg, rate_hz, channels=1)
+  parts = (_band_pass(fill(part), rate_hz, PULSE_BAND_HZ)[:, :, 0] for part in _batches(ppg))
+  return np.concatenate([pulse_rate(part, rate_hz) for part in parts])
+
+
+def pulse_rate(wave: np.ndarray, rate_hz: float) -> np.ndarray:
+  """Strongest rate within HR_BAND_BPM: peak of the Welch spectrum, refined by a parabola.
+
+  Segments of 15 s (half overlapping, Hann) follow a rate that drifts within the minute better than
+  one transform of all of it; each segment is scaled to equal power, so that one burst of motion
+  does not outvote the rest. The power at twice the rate counts for half, because a pulse has
+  harmonics and hardly any power at half its rate.
+
+  Args:
+    wave: [n, time] finite.
+    rate_hz: samples per second.
+
+  Returns:
+    [n] float64 bpm. A constant wave gives the middle of the band.
+  """
+  segment = min(wave.shape[1], round(_SEGMENT_S * rate_hz))
+  starts = range(0, wave.shape[1] - segment + 1, max(segment // 2, 1))
+  pieces = np.stack([wave[:, start : start + segment] for start in starts], axis=1)
+  pieces = pieces - pieces.mean(axis=2, keepdims=True)
+  sd = pieces.std(axis=2, keepdims=True)
+  pieces = np.divide(pieces, sd, out=np.zeros_like(pieces), where=sd > 1e-12)
+  size = fft.next_fast_len(4 * segment, real=True)
+  taper = signal.windows.hann(segment, sym=False)
+  power = np.mean(np.abs(np.fft.rfft(pieces * taper[None, None, :], size, axis=2)) ** 2, axis=1)
+  step_bpm = 60 * rate_hz / size
+  index = np.arange(int(np.ceil(HR_BAND_BPM[0] / step_bpm)), int(HR_BAND_BPM[1] / step_bpm) + 1)
+  index = index[2 * index < power.shape[1]]
+  combined = power[:, index] + 0.5 * power[:, 2 * index]
+  flat = combined.max(axis=1) <= 0
+  best = combined.argmax(axis=1)
+  rate = step_bpm * (index[best] + _vertex(combined, best))
+  return np.where(flat, np.mean(HR_BAND_BPM), np.clip(rate, *HR_BAND_BPM))
+
+
+def _vertex(values: np.ndarray, best: np.ndarray) -> np.ndarray:
+  """[n] offset in (-0.5, 0.5) of the parabola's top from the best column; 0 at the edges."""
+  rows = np.arange(len(values))
+  inner = np.clip(best, 1, values.shape[1] - 2)
+  left, top, right = (values[rows, inner + k] for k in (-1, 0, 1))
+  bend = left - 2 * top + right
+  offset = np.divide(0.5 * (left - right), bend, out=np.zeros_like(bend), where=bend < 0)
+  return np.where(inner == best, np.clip(offset, -0.5, 0.5), 0.0)
+
+
+def fill(windows: np.ndarray) -> np.ndarray:
+  """Gaps filled by straight lines, held at the ends; zero where a channel has no sample at all.
+
+  Args:
+    windows: [n, time, channels]; NaN where missing.
+
+  Returns:
+    [n, time, channels] float64, finite.
+  """
+  windows = np.asarray(windows, np.float64)
+  observed = np.isfinite(windows)
+  if observed.all():
+    return windows
+  time = windows.shape[1]
+  place = np.arange(time)[None, :, None]
+  before = np.maximum.accumulate(np.where(observed, place, -1), axis=1)
+  after = np.minimum.accumulate(np.where(observed, place, time)[:, ::-1], axis=1)[:, ::-1]
+  left, right = np.where(before < 0, after, before), np.where(after == time, before, after)
+  values = np.where(observed, windows, 0.0)
+  start = np.take_along_axis(values, np.clip(left, 0, time - 1), axis=1)
+  stop = np.take_along_axis(values, np.clip(right, 0, time - 1), axis=1)
+  share = np.divide(place - left, right - left, out=np.zeros(windows.shape), where=right > left)
+  return start + share * (stop - start)
+
+
+def _band_pass(wave: np.ndarray, rate_hz: float, band_hz: tuple[float, float]) -> np.ndarray:
+  high = min(band_hz[1], 0.45 * rate_hz)
+  sections = signal.butter(2, (band_hz[0], high), "bandpass", fs=rate_hz, output="sos")
+  # The mean is taken out first, so that gravity leaves no transient at the edges.
+  return signal.sosfiltfilt(sections, wave - wave.mean(axis=1, keepdims=True), axis=1)
+
+
+def _batches(windows: np.ndarray) -> Iterator[np.ndarray]:
+  return (windows[start : start + _BATCH] for start in range(0, len(windows), _BATCH))
+
+
+def _check(windows: np.ndarray, rate_hz: float, channels: int) -> None:
+  if np.ndim(windows) != 3 or windows.shape[2] != channels or not len(windows):
+    raise DistillError(
+      f"expected windows [n, time, {channels}] with n > 0, got shape {np.shape(windows)}"
+    )
+  if not rate_hz > 0:
+    raise DistillError(f"rate_hz must be positive, got {rate_hz}")

@@ -1,0 +1,145 @@
+"""Embedding files: vectors with who, which recording and when beside them (NPZ or Parquet).
+
+The contract that `distill embed` writes and that `retrieve` and `probe` read, whoever wrote it:
+`embedding` [n, dim] and, as far as known, `participant`, `recording`, `t0_s`, `coverage` and label
+columns, all of length n. `space` and `pair` say what the vectors are: retrieval compares
+projections of one aligned pair of heads, probes read embeddings.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distill.errors import DistillError
+
+SPACES = ("embedding", "projection", "")
+_META = b"ppg2accel"
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingTable:
+  """Vectors and their columns.
+
+  Attributes:
+    embedding: [n, dim] float32, finite in every row whose `valid` column (if there is one) is True.
+    columns: name -> [n] array (strings, numbers or booleans); missing numbers are NaN.
+    space: "embedding" (before the head), "projection" (after it) or "" (unknown origin).
+    pair: hash of the aligned pair of projection heads, "" if the vectors were never aligned.
+  """
+
+  embedding: np.ndarray
+  columns: Mapping[str, np.ndarray]
+  space: str = ""
+  pair: str = ""
+
+  def __post_init__(self):
+    if self.embedding.ndim != 2:
+      raise DistillError(f"embedding must be [n, dim], got shape {self.embedding.shape}")
+    if self.space not in SPACES:
+      raise DistillError(f"space is {self.space!r}; expected 'embedding', 'projection' or ''")
+    for name, column in self.columns.items():
+      if np.shape(column) != (len(self.embedding),):
+        raise DistillError(
+          f"column {name!r} has shape {np.shape(column)}; expected ({len(self.embedding)},), one"
+          " value for each embedding"
+        )
+
+  def __len__(self) -> int:
+    return len(self.embedding)
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    if name not in self.columns:
+      raise DistillError(
+        f"the embedding table has no column {name!r}; it has: {', '.join(sorted(self.columns))}"
+      )
+    return self.columns[name]
+
+  def where(self, rows: np.ndarray) -> "EmbeddingTable":
+    """The rows picked by a boolean mask or by indices, in that order."""
+    columns = {name: column[rows] for name, column in self.columns.items()}
+    return dataclasses.replace(self, embedding=self.embedding[rows], columns=columns)
+
+
+def save(table: EmbeddingTable, path: str | pathlib.Path) -> None:
+  """Writes `.npz` or `.parquet`; the file appears whole or not at all.
+
+  Raises:
+    DistillError: the suffix is neither.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + ".partial")
+  if path.suffix == ".npz":
+    with open(partial, "wb") as file:
+      np.savez(
+        file,
+        embedding=table.embedding,
+        space=np.array(table.space),
+        pair=np.array(table.pair),
+        **dict(table.columns),
+      )
+  elif path.suffix == ".parquet":
+    _n, dim = table.embedding.shape
+    flat = pa.array(np.ascontiguousarray(table.embedding).reshape(-1))
+    arrays = {"embedding": pa.FixedSizeListArray.from_arrays(flat, dim)}
+    arrays |= {name: pa.array(column) for name, column in table.columns.items()}
+    meta = {_META: json.dumps({"space": table.space, "pair": table.pair}).encode()}
+    pq.write_table(pa.table(arrays).replace_schema_metadata(meta), partial)
+  else:
+    raise DistillError(
+      f"cannot write embeddings to {path}: use a name that ends in .npz or .parquet"
+    )
+  partial.replace(path)
+
+
+def load(path: str | pathlib.Path) -> EmbeddingTable:
+  """Reads an embedding file from any program.
+
+  Raises:
+    DistillError: no such file, neither NPZ nor Parquet, no `embedding` column, or columns of
+      different lengths.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise DistillError(f"no embedding file at {path}; write one with: distill embed --out={path}")
+  if path.suffix not in (".npz", ".parquet"):
+    raise DistillError(f"{path} is neither .npz nor .parquet")
+  try:
+    return _load_npz(path) if path.suffix == ".npz" else _load_parquet(path)
+  except DistillError as error:
+    raise DistillError(f"{path}: {error}") from error
+  except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+    raise DistillError(f"{path} cannot be read as {path.suffix}: {error}") from error
+
+
+def _load_npz(path: pathlib.Path) -> EmbeddingTable:
+  with np.load(path, allow_pickle=False) as file:
+    arrays = {name: file[name] for name in file.files}
+  return _table(arrays, str(arrays.pop("space", "")), str(arrays.pop("pair", "")))
+
+
+def _load_parquet(path: pathlib.Path) -> EmbeddingTable:
+  stored = pq.read_table(path)
+  meta = json.loads((stored.schema.metadata or {}).get(_META, b"{}"))
+  arrays = {}
+  for name in stored.column_names:
+    column = stored[name].combine_chunks()
+    if name == "embedding":
+      rows = column.to_numpy(zero_copy_only=False)
+      arrays[name] = np.stack(rows) if len(rows) else np.empty((0, 0))
+    else:
+      values = column.to_numpy(zero_copy_only=False)
+      arrays[name] = values.astype(str) if values.dtype == object else values
+  return _table(arrays, meta.get("space", ""), meta.get("pair", ""))
+
+
+def _table(arrays: dict[str, np.ndarray], space: str, pair: str) -> EmbeddingTable:
+  if "embedding" not in arrays:
+    raise DistillError(f"no column 'embedding'; found: {', '.join(sorted(arrays)) or 'nothing'}")
+  embedding = arrays.pop("embedding").astype(np.float32)
+  return EmbeddingTable(embedding, arrays, space, pair)

@@ -1,0 +1,430 @@
+"""Judges every model of a set on people it never saw: retrieval with controls, probes, differences.
+
+Input are tables of embeddings and direct predictions, one `FoldTables` for each held-out fold;
+output is the `sets` part of report.json. Folds are pooled over windows of people each model has not
+seen, sets are never pooled: the device would give the person away. Nothing here trains, embeds or
+draws.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from distill import baselines, probes, retrieval, statistics
+from distill.embeddings import EmbeddingTable
+from distill.errors import DistillError
+from distill.spec import TARGETS
+
+PARTS = ("train", "validation", "test")
+STUDENT, MEAN, OWN_MEAN, CLOCK = "student", "mean", "own_mean", "session_clock"
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldTables:
+  """What is judged of one held-out fold of one set.
+
+  All tables and predictions have the same rows in the same order, test rows in the order of the
+  projections.
+
+  Attributes:
+    embeddings: model -> table of space "embedding" over the rows of all three parts. Columns:
+      `split` ("train", "validation" or "test"), participant, recording, t0_s (seconds on the
+      recording's own clock), the targets, and as far as known motion_g, complete, ppg_usable,
+      hr_origin, hrv_origin. Rows that one of the models could not embed (NaN) are scored for none.
+    projections: "student" and "teacher" -> table of space "projection", the test rows alone; empty
+      if there is nothing to retrieve.
+    predictions: (model, target) -> [n] direct predictions in the target's unit, over the rows of
+      `embeddings`. NaN where the model declines a window; it then gets the mean of the training
+      labels, so that declining hard windows gains nothing. A model that stands in `embeddings` as
+      well is scored by its own head and by ridge; what is better on validation people counts.
+    window_s: length of a window, seconds.
+    simulated: the recordings are simulated.
+  """
+
+  embeddings: Mapping[str, EmbeddingTable]
+  projections: Mapping[str, EmbeddingTable] = dataclasses.field(default_factory=dict)
+  predictions: Mapping[tuple[str, str], np.ndarray] = dataclasses.field(default_factory=dict)
+  window_s: float = 60.0
+  simulated: bool = False
+
+  @property
+  def columns(self) -> Mapping[str, np.ndarray]:
+    """Columns of the rows, the same in every table."""
+    return next(iter(self.embeddings.values())).columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(retrieval.Settings):
+  """What is asked of an evaluation; the fields of retrieval and these.
+
+  Attributes:
+    targets: label columns to probe.
+    alphas: ridge penalties to choose from on validation people.
+    reads_ppg: models that see the PPG; labels made of that PPG are circular for them.
+    label_error_sd: target -> SD of the labels' own error, where it was estimated.
+    scatter: most windows per set and target that a report keeps for its scatter plots.
+  """
+
+  targets: tuple[str, ...] = TARGETS
+  alphas: tuple[float, ...] = probes.ALPHAS
+  reads_ppg: tuple[str, ...] = ("teacher", "ppg_signal_processing")
+  label_error_sd: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  scatter: int = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+  """Test windows of one target, pooled over folds, with every model's predictions.
+
+  Attributes:
+    true: [n] labels.
+    columns: the index columns of the windows.
+    predicted: model -> [n].
+    notes: model -> further fields of its row.
+  """
+
+  true: np.ndarray
+  columns: Mapping[str, np.ndarray]
+  predicted: Mapping[str, np.ndarray]
+  notes: Mapping[str, Mapping[str, Any]]
+
+  def where(self, rows: np.ndarray) -> "_Scored":
+    """The windows picked by a mask or by indices."""
+    return _Scored(
+      self.true[rows],
+      {name: column[rows] for name, column in self.columns.items()},
+      {model: values[rows] for model, values in self.predicted.items()},
+      self.notes,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+  """Predictions of one model's head for the labelled validation and test windows of a fold."""
+
+  validation: np.ndarray
+  test: np.ndarray
+  notes: Mapping[str, Any]
+
+
+def evaluate(
+  sets: Mapping[str, Sequence[FoldTables]], settings: Settings | None = None
+) -> dict[str, Any]:
+  """The `sets` part of a report.
+
+  Args:
+    sets: set name -> its held-out folds.
+    settings: what is asked.
+
+  Returns:
+    set name -> {simulated, folds, windows, retrieval, controls, by_motion, oracles, shift_curve,
+    probes, differences, scatter, skipped}; report.schema.json lays down each of them. Numbers that
+    do not exist are NaN (null in the file).
+
+  Raises:
+    DistillError: no set or fold, tables whose rows differ, a participant in two parts, or a
+      participant held out twice.
+  """
+  settings = settings or Settings()
+  if not sets:
+    raise DistillError("evaluate was given no set; name at least one in config.data.sets")
+  return {name: _evaluate_set(name, folds, settings) for name, folds in sets.items()}
+
+
+def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) -> dict[str, Any]:
+  if not folds:
+    raise DistillError(f"set {name} has no held-out fold; name one in config.folds")
+  for fold in folds:
+    _check(name, fold)
+  _check_held_out_once(name, folds)
+  folds = [_embedded(name, fold) for fold in folds]
+  judged: dict[str, Any] = {
+    "simulated": any(fold.simulated for fold in folds),
+    "folds": len(folds),
+    "windows": _windows(folds, settings),
+    **_retrieval(folds, settings),
+    **{part: {} for part in ("probes", "differences", "scatter", "skipped")},
+    "probes_by_motion": {},
+  }
+  for target in settings.targets:
+    parts = [scored for fold in folds if (scored := _predict(fold, target, settings)) is not None]
+    if not parts:
+      judged["skipped"][target] = "no fold has labelled training, validation and test windows"
+      continue
+    scored = _pool(parts)
+    judged["probes"][target] = _scores(scored, target, settings)
+    judged["differences"][target] = _differences(scored)
+    judged["scatter"][target] = _scatter(scored, settings)
+    for level, some in _levels(scored, settings).items():
+      judged["probes_by_motion"].setdefault(level, {})[target] = _scores(some, target, settings)
+  return judged
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _check(name: str, fold: FoldTables) -> None:
+  """Refuses tables whose rows do not belong together, and people in two parts."""
+  if not fold.embeddings:
+    raise DistillError(f"set {name}: a fold without a table of embeddings cannot be judged")
+  first, columns = next(iter(fold.embeddings)), fold.columns
+  missing = {"split", "participant", "recording", "t0_s"} - set(columns)
+  if missing:
+    raise DistillError(f"set {name}: the embedding tables lack the columns {sorted(missing)}")
+  for model, table in fold.embeddings.items():
+    for key in ("split", "participant", "recording", "t0_s"):
+      if not np.array_equal(table[key], columns[key]):
+        raise DistillError(f"set {name}: the rows of {model!r} and {first!r} differ in {key!r}")
+  for (model, target), values in fold.predictions.items():
+    if np.shape(values) != columns["split"].shape:
+      raise DistillError(
+        f"set {name}: {np.shape(values)} predictions of {target} by {model!r} for"
+        f" {len(columns['split'])} rows"
+      )
+  table = fold.embeddings[first]
+  probes.check_people({part: table.where(columns["split"] == part) for part in PARTS})
+  test = int(np.sum(columns["split"] == "test"))
+  for side, projection in fold.projections.items():
+    if len(projection) != test:
+      raise DistillError(
+        f"set {name}: projection {side!r} has {len(projection)} rows, the fold {test} test windows"
+      )
+
+
+def _check_held_out_once(name: str, folds: Sequence[FoldTables]) -> None:
+  seen: set[str] = set()
+  for fold in folds:
+    people = set(fold.columns["participant"][fold.columns["split"] == "test"].tolist())
+    if seen & people:
+      raise DistillError(
+        f"set {name}: participant {min(seen & people)!r} is held out in two folds and would count"
+        " twice"
+      )
+    seen |= people
+
+
+def _embedded(name: str, fold: FoldTables) -> FoldTables:
+  """The fold without the rows that one of its models could not embed."""
+  finite = [np.isfinite(table.embedding).all(axis=1) for table in fold.embeddings.values()]
+  rows = np.logical_and.reduce(finite)
+  test = fold.columns["split"] == "test"
+  for projection in fold.projections.values():
+    rows[test] &= np.isfinite(projection.embedding).all(axis=1)
+  if not np.any(rows & test):
+    raise DistillError(f"set {name}: no test window could be embedded by every model")
+  return dataclasses.replace(
+    fold,
+    embeddings={model: table.where(rows) for model, table in fold.embeddings.items()},
+    projections={side: table.where(rows[test]) for side, table in fold.projections.items()},
+    predictions={key: np.asarray(values)[rows] for key, values in fold.predictions.items()},
+  )
+
+
+# --- what there is --------------------------------------------------------------------------------
+
+
+def _windows(folds: Sequence[FoldTables], settings: Settings) -> dict[str, Any]:
+  """Counts of the held-out windows, and what the quality gates left of them, by motion level."""
+  columns = _joined([_part(fold, "test") for fold in folds])
+  n = len(columns["participant"])
+  level = np.full(n, "")
+  if "motion_g" in columns:
+    level = retrieval.motion_level(columns["motion_g"], settings)
+  groups = {"all": np.ones(n, bool)} | {name: level == name for name in retrieval.MOTION_LEVELS}
+  return {name: _counts(columns, rows, settings) for name, rows in groups.items()}
+
+
+def _counts(columns: Mapping[str, np.ndarray], rows: np.ndarray, settings: Settings) -> dict:
+  n = int(rows.sum())
+  counts: dict[str, Any] = {
+    "n_windows": n,
+    "n_participants": len(np.unique(columns["participant"][rows])),
+    "labelled": {
+      target: float(np.isfinite(columns[target][rows]).mean()) if n else np.nan
+      for target in settings.targets
+      if target in columns
+    },
+  }
+  if "ppg_usable" in columns:
+    counts["ppg_usable"] = float(columns["ppg_usable"][rows].mean()) if n else np.nan
+  return counts
+
+
+def _part(fold: FoldTables, part: str) -> dict[str, np.ndarray]:
+  rows = fold.columns["split"] == part
+  return {name: column[rows] for name, column in fold.columns.items()}
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  shared = set.intersection(*(set(part) for part in parts))
+  return {name: np.concatenate([part[name] for part in parts]) for name in sorted(shared)}
+
+
+def _retrieval(folds: Sequence[FoldTables], settings: Settings) -> dict[str, Any]:
+  parts = ("retrieval", "controls", "by_motion", "oracles", "shift_curve")
+  pairs = [_pair(fold) for fold in folds if {"student", "teacher"} <= set(fold.projections)]
+  if not pairs:
+    return {part: {} for part in parts}
+  return retrieval.retrieve(pairs, settings, window_s=folds[0].window_s)
+
+
+def _pair(fold: FoldTables) -> retrieval.Pair:
+  columns = _part(fold, "test")
+  student, teacher = fold.projections["student"], fold.projections["teacher"]
+  return dataclasses.replace(student, columns=columns), dataclasses.replace(
+    teacher, columns=columns
+  )
+
+
+# --- predictions ----------------------------------------------------------------------------------
+
+
+def _predict(fold: FoldTables, target: str, settings: Settings) -> _Scored | None:
+  """Every model's predictions for the labelled test windows of one fold."""
+  columns = fold.columns
+  if target not in columns:
+    return None
+  rows = {part: (columns["split"] == part) & np.isfinite(columns[target]) for part in PARTS}
+  if not all(np.any(mask) for mask in rows.values()):
+    return None
+  test = {name: column[rows["test"]] for name, column in columns.items()}
+  true = np.asarray(test[target], np.float64)
+  predicted, notes = _references(columns, rows, target)
+  direct = {model: values for (model, name), values in fold.predictions.items() if name == target}
+  for model in sorted({*fold.embeddings, *direct}):
+    heads = {}
+    if model in fold.embeddings:
+      heads["ridge"] = _ridge(fold.embeddings[model], rows, target, settings)
+    if model in direct:
+      heads["own_head"] = _own_head(direct[model], columns[target], rows)
+    head = _better_on_validation(heads, columns, rows["validation"], target)
+    predicted[model], notes[model] = heads[head].test, {"head": head, **heads[head].notes}
+  return _Scored(true, test, predicted, notes)
+
+
+def _references(columns, rows, target: str) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+  """The mean, the session clock and the person's own mean."""
+  train, test = rows["train"], rows["test"]
+  labels = np.asarray(columns[target], np.float64)
+  participant, since_s = columns["participant"][test], retrieval.since_start(columns)
+  names, means = statistics.participant_means(labels[test], participant)
+  predicted = {
+    MEAN: np.full(int(test.sum()), labels[train].mean()),
+    CLOCK: baselines.session_clock(since_s[train], labels[train], since_s[test]),
+    OWN_MEAN: means[np.searchsorted(names, participant)],
+  }
+  return predicted, {MEAN: {}, CLOCK: {}, OWN_MEAN: {"oracle": True}}
+
+
+def _ridge(table: EmbeddingTable, rows, target: str, settings: Settings) -> _Head:
+  train, validation, test = (table.where(rows[part]) for part in PARTS)
+  model = probes.fit(train, validation, target, settings.alphas)
+  held, predicted = (model.predict(part.embedding) for part in (validation, test))
+  return _Head(held, predicted, {"alpha": model.alpha})
+
+
+def _own_head(values: np.ndarray, labels: np.ndarray, rows) -> _Head:
+  given = np.isfinite(values)
+  filled = np.where(given, values, np.mean(labels[rows["train"]], dtype=np.float64))
+  declined = float(np.mean(~given[rows["test"]]))
+  return _Head(filled[rows["validation"]], filled[rows["test"]], {"declined": declined})
+
+
+def _better_on_validation(heads: Mapping[str, _Head], columns, rows, target: str) -> str:
+  """Name of the head with the smallest error on validation people."""
+  errors = {
+    name: statistics.over_participants(
+      np.abs(head.validation - columns[target][rows]), columns["participant"][rows]
+    ).value
+    for name, head in heads.items()
+  }
+  return min(errors, key=errors.__getitem__)
+
+
+def _pool(parts: Sequence[_Scored]) -> _Scored:
+  """All folds; models that are not in every fold are left out."""
+  models = [model for model in parts[0].predicted if all(model in p.predicted for p in parts)]
+  notes: dict[str, dict[str, Any]] = {}
+  for model in models:
+    keys = parts[0].notes[model]
+    notes[model] = {key: _joined_note([p.notes[model].get(key) for p in parts]) for key in keys}
+  return _Scored(
+    np.concatenate([part.true for part in parts]),
+    _joined([part.columns for part in parts]),
+    {model: np.concatenate([part.predicted[model] for part in parts]) for model in models},
+    notes,
+  )
+
+
+def _joined_note(values: list[Any]) -> Any:
+  """The value that all folds agree on, else the list of them."""
+  return values[0] if all(value == values[0] for value in values) else values
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+def _scores(scored: _Scored, target: str, settings: Settings) -> dict[str, Any]:
+  origin = probes.origin_of(scored.columns, target)
+  table = {}
+  for model, predicted in scored.predicted.items():
+    row = probes.score(
+      scored.true,
+      predicted,
+      scored.columns["participant"],
+      target=target,
+      label_origin=origin,
+      label_error_sd=settings.label_error_sd.get(target),
+    )
+    circular = "ppg" in origin.split("+") and model in settings.reads_ppg
+    if model == MEAN:
+      row["r"] = np.nan  # folds have different means: a correlation over folds would be an artefact
+    table[model] = row | {"circular": circular, **scored.notes[model]}
+  return table
+
+
+def _differences(scored: _Scored) -> dict[str, Any]:
+  """Student minus each other model, paired by participant; negative means the student is better."""
+  if STUDENT not in scored.predicted:
+    return {}
+  error = {model: np.abs(values - scored.true) for model, values in scored.predicted.items()}
+  participant = scored.columns["participant"]
+  table = {}
+  for model, other in error.items():
+    if model == STUDENT:
+      continue
+    interval = statistics.paired_difference(error[STUDENT], other, participant)
+    base = statistics.over_participants(other, participant).value
+    table[model] = {
+      "mae": interval.to_json(),
+      "relative": interval.value / base if base > 0 else np.nan,
+      "n_participants": interval.n,
+    }
+  return table
+
+
+def _levels(scored: _Scored, settings: Settings) -> dict[str, _Scored]:
+  """still, light, moving -> the windows of that level, where there are any."""
+  if "motion_g" not in scored.columns:
+    return {}
+  level = retrieval.motion_level(scored.columns["motion_g"], settings)
+  names = [name for name in retrieval.MOTION_LEVELS if np.any(level == name)]
+  return {name: scored.where(level == name) for name in names}
+
+
+def _scatter(scored: _Scored, settings: Settings) -> dict[str, Any]:
+  """True and predicted values of the student for plots, thinned with a seed."""
+  if STUDENT not in scored.predicted:
+    return {}
+  n = len(scored.true)
+  rows = np.arange(n)
+  if n > settings.scatter:
+    rows = np.sort(np.random.default_rng(settings.seed).choice(n, settings.scatter, replace=False))
+  return {
+    "model": STUDENT,
+    "true": np.round(scored.true[rows], 3),
+    "predicted": np.round(scored.predicted[STUDENT][rows], 3),
+    "participant": scored.columns["participant"][rows],
+  }

@@ -1,0 +1,432 @@
+"""Figures of a report, drawn from its numbers alone. Readable in grey; every one has alt text.
+
+Differences are carried by marker, line style and position first and by colour second. Nothing here
+reads recordings or models: what is drawn stands in report.json or metrics.jsonl.
+"""
+
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+
+from distill.retrieval import ACC_TO_PPG, PPG_TO_ACC
+
+# Order of the rows of every table and figure: references, the student, its rivals, plain guesses.
+MODEL_LABELS = {
+  "teacher": "teacher (sees PPG)",
+  "ppg_signal_processing": "PPG signal processing (sees PPG)",
+  "student": "distilled student",
+  "supervised": "supervised from scratch",
+  "untrained": "untrained student",
+  "acc_signal_processing": "accelerometer signal processing",
+  "motion_features": "motion features",
+  "session_clock": "session clock",
+  "mean": "mean of training people",
+  "own_mean": "person's own mean (oracle)",
+}
+TARGET_LABELS = {
+  "hr_bpm": ("heart rate", "bpm"),
+  "sdnn_ms": ("SDNN", "ms"),
+  "rmssd_ms": ("RMSSD", "ms"),
+  "pnn50": ("pNN50", "share"),
+}
+CONTROL_LABELS = {
+  "same_participant": "same participant",
+  "hr_matched": "heart rate within 2 bpm",
+  "motion_matched": "motion within 10 %",
+  "gap_free": "windows without gaps",
+  "shuffled": "shuffled pairs",
+  "still": "only still",
+  "light": "only light motion",
+  "moving": "only moving",
+}
+WAY_LABELS = {ACC_TO_PPG: "acceleration to PPG", PPG_TO_ACC: "PPG to acceleration"}
+
+_ACCENT, _INK, _MID = "#0b4f8a", "#1a1a1a", "#767676"
+# White behind numbers that may stand on a line.
+_BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+_STYLE: dict[str, Any] = {
+  "font.size": 10,
+  "axes.titlesize": 11,
+  "axes.titleweight": "bold",
+  "axes.titlelocation": "left",
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.edgecolor": _MID,
+  "axes.labelcolor": _INK,
+  "axes.axisbelow": True,
+  "xtick.color": _INK,
+  "ytick.color": _INK,
+  "legend.frameon": False,
+  "legend.fontsize": 9,
+  "lines.linewidth": 1.6,
+  "grid.color": "#e4e4e4",
+  "grid.linewidth": 0.8,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+  """A drawn figure.
+
+  Attributes:
+    name: file name without suffix.
+    set_name: the set it is about, "" if about the run.
+    title: heading.
+    alt: what it shows, in words and numbers, for those who cannot see it.
+    svg: the picture as SVG text.
+    png: the picture as PNG bytes.
+  """
+
+  name: str
+  set_name: str
+  title: str
+  alt: str
+  svg: str
+  png: bytes
+
+
+def model_label(model: str) -> str:
+  """Name of a model for readers."""
+  return MODEL_LABELS.get(model, model.replace("_", " "))
+
+
+def marked(set_name: str, simulated: bool) -> str:
+  """Name of a set, which says that it is simulated if it is."""
+  return f"{set_name} (simulated)" if simulated and "simulated" not in set_name else set_name
+
+
+def target_label(target: str) -> tuple[str, str]:
+  """(name, unit) of a target for readers."""
+  return TARGET_LABELS.get(target, (target.replace("_", " "), ""))
+
+
+def ordered(models: Mapping[str, Any]) -> list[str]:
+  """Models in the order of tables: the known ones by role, unknown ones after the student."""
+  rank = {model: place for place, model in enumerate(MODEL_LABELS)}
+  return sorted(models, key=lambda model: (rank.get(model, rank["student"] + 0.5), model))
+
+
+def draw(report: Mapping[str, Any], run_folder: pathlib.Path) -> list[Plot]:
+  """All figures of a report; what it holds no numbers for is not drawn.
+
+  Args:
+    report: as `distill.report.build` makes it.
+    run_folder: where metrics.jsonl files are looked for.
+  """
+  with style.context(["default", _STYLE]):
+    plots = [plot for name, one in report["sets"].items() for plot in _set_plots(name, one)]
+    return plots + list(_learning_curves(run_folder))
+
+
+def _set_plots(name: str, one: Mapping[str, Any]) -> Iterator[Plot]:
+  mark = marked(name, one["simulated"])
+  for target, table in one["probes"].items():
+    yield _errors(name, mark, target, table)
+  if one["retrieval"]:
+    yield _retrieval(name, mark, one)
+  for target, scatter in one["scatter"].items():
+    if scatter:
+      yield _agreement(name, mark, target, scatter, one["probes"][target])
+
+
+def _finished(figure: Figure, name: str, set_name: str, title: str, alt: str) -> Plot:
+  # A salt of its own gives every figure the same ids on every run.
+  with mpl.rc_context({"svg.hashsalt": name}):
+    text, pixels = io.StringIO(), io.BytesIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    figure.savefig(pixels, format="png", dpi=150, metadata={"Software": None})
+  return Plot(name, set_name, title, alt, text.getvalue(), pixels.getvalue())
+
+
+def _headed(figure: Figure, text: str) -> None:
+  figure.suptitle(text, x=0.008, ha="left", fontsize=12, fontweight="bold")
+
+
+def capital(text: str) -> str:
+  """The text with a capital first letter, the rest as it is."""
+  return text[:1].upper() + text[1:]
+
+
+def _ends(row: Mapping[str, Any], value: float) -> tuple[float, float]:
+  """(lo, hi) of an interval; both the value itself where there is none."""
+  lo, hi = (value if row[end] is None else row[end] for end in ("lo", "hi"))
+  return lo, hi
+
+
+# --- errors by model ------------------------------------------------------------------------------
+
+
+def _errors(set_name: str, mark: str, target: str, table: Mapping[str, Any]) -> Plot:
+  label, unit = target_label(target)
+  models = ordered(table)
+  figure = Figure(figsize=(7.6, 0.36 * len(models) + 1.35), layout="constrained")
+  axes = figure.subplots()
+  for place, model in enumerate(models):
+    _error_row(axes, place, model, table[model])
+  if "mean" in table:
+    axes.axvline(table["mean"]["mae"]["value"], color=_MID, linestyle=(0, (4, 3)), linewidth=1)
+  names = [model_label(m) + (" *" if table[m]["circular"] else "") for m in models]
+  axes.set_yticks(range(len(models)), names)
+  for text, model in zip(axes.get_yticklabels(), models):
+    text.set_fontweight("bold" if model == "student" else "normal")
+  axes.set_ylim(len(models) - 0.4, -0.6)
+  axes.set_xlim(left=0)
+  axes.margins(x=0.12)
+  axes.tick_params(axis="y", length=0)
+  axes.grid(axis="x")
+  starred = any(table[m]["circular"] for m in models)
+  note = "\n* labels made of the same PPG: circular" if starred else ""
+  axes.set_xlabel(f"mean absolute error, {unit} (95 % interval over participants){note}")
+  first = table[models[0]]
+  title = f"{capital(label)} error by model"
+  people = f"{first['n_participants']} people, {first['n_windows']} windows"
+  _headed(figure, f"{capital(label)} error, {mark}: {people}")
+  values = "; ".join(f"{model_label(m)} {_with_interval(table[m]['mae'])}" for m in models)
+  alt = f"Mean absolute error of {label} in {unit} with 95 % intervals, {mark}. {values}."
+  return _finished(figure, f"{set_name}_{target}_mae", set_name, title, alt)
+
+
+def _error_row(axes: Axes, place: int, model: str, row: Mapping[str, Any]) -> None:
+  value = row["mae"]["value"]
+  lo, hi = _ends(row["mae"], value)
+  student, hollow = model == "student", row.get("oracle") or row["circular"]
+  colour = _ACCENT if student else _INK
+  axes.plot([lo, hi], [place, place], color=colour, linewidth=3 if student else 1.6)
+  axes.plot(
+    value, place, marker="D" if student else "o", markersize=8 if student else 6.5, color=colour,
+    markerfacecolor="white" if hollow else colour,
+  )  # fmt: skip
+  axes.annotate(
+    f"{value:.1f}", (hi, place), xytext=(7, 0), textcoords="offset points", va="center",
+    fontsize=9, color=colour, fontweight="bold" if student else "normal", bbox=_BEHIND,
+  )  # fmt: skip
+
+
+def _with_interval(row: Mapping[str, Any], digits: int = 1) -> str:
+  if row["value"] is None:
+    return "not available"
+  if row["lo"] is None:
+    return f"{row['value']:.{digits}f}"
+  return f"{row['value']:.{digits}f} ({row['lo']:.{digits}f} to {row['hi']:.{digits}f})"
+
+
+# --- retrieval ------------------------------------------------------------------------------------
+
+
+def _retrieval(set_name: str, mark: str, one: Mapping[str, Any]) -> Plot:
+  curves = one["shift_curve"]
+  figure = Figure(figsize=(10 if curves else 5.4, 5.6), layout="constrained")
+  panels = figure.subplots(1, 2 if curves else 1, squeeze=False)[0]
+  _galleries(panels[0], one)
+  panels[0].set_title("Top-1 by gallery size")
+  if curves:
+    _shifts(panels[1], one)
+    panels[1].set_title("Partner shifted in time")
+  whole = one["retrieval"][ACC_TO_PPG][-1]
+  people = f"{whole['n_participants']} people, {whole['n_queries']} windows"
+  _headed(figure, f"Cross-modal retrieval, {mark}: {people}")
+  alt = (
+    f"Cross-modal retrieval on {mark}. Acceleration to PPG, top-1 by gallery size: "
+    + "; ".join(
+      f"{r['gallery']:.0f} windows {_percent(r['top1'])}" for r in one["retrieval"][ACC_TO_PPG]
+    )
+    + f". Chance in the whole set {_percent(whole['chance_top1'])}."
+  )
+  for control, ways in one["controls"].items():
+    row = ways[ACC_TO_PPG][0]
+    alt += (
+      f" {capital(CONTROL_LABELS[control])}: {_percent(row['top1'])}, chance"
+      f" {_percent(row['chance_top1'])}."
+    )
+  return _finished(figure, f"{set_name}_retrieval", set_name, "Cross-modal retrieval", alt)
+
+
+def _galleries(axes: Axes, one: Mapping[str, Any]) -> None:
+  looks: dict[str, Any] = {
+    ACC_TO_PPG: {"color": _ACCENT, "marker": "o", "linestyle": "-"},
+    PPG_TO_ACC: {"color": _MID, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
+  }
+  for way, rows in one["retrieval"].items():
+    size, top1 = (np.array([row[key] for row in rows]) for key in ("gallery", "top1"))
+    ends = np.array([_ends(row, row["top1"]) for row in rows])
+    if way == ACC_TO_PPG:
+      axes.fill_between(size, ends[:, 0], ends[:, 1], color=_ACCENT, alpha=0.15, linewidth=0)
+    axes.plot(size, top1, label=WAY_LABELS[way], **looks[way])
+  rows = one["retrieval"][ACC_TO_PPG]
+  sizes = [row["gallery"] for row in rows]
+  for control, marker in (("same_participant", "^"), ("hr_matched", "v"), ("shuffled", "x")):
+    if control in one["controls"]:
+      row = one["controls"][control][ACC_TO_PPG][0]
+      sizes.append(row["gallery"])
+      axes.plot(
+        row["gallery"], row["top1"], marker, color=_INK, markersize=8, markerfacecolor="white",
+        label=f"{CONTROL_LABELS[control]} (chance {_percent(row['chance_top1'])})",
+      )  # fmt: skip
+  span = np.geomspace(max(min(sizes), 1), max(sizes), 100)
+  axes.plot(span, 1 / span, color=_INK, linestyle=":", label="chance, 1 / gallery")
+  _log_ticks(axes, sorted({round(row["gallery"]) for row in rows}))
+  _share_axis(axes)
+  axes.set_xlabel("candidates in the gallery, windows (log scale)")
+  axes.set_ylabel("top-1")
+  axes.grid(axis="y")
+  _legend_below(axes)
+
+
+def _log_ticks(axes: Axes, sizes: Sequence[int]) -> None:
+  axes.set_xscale("log")
+  apart = [sizes[-1]]
+  for size in reversed(sizes[:-1]):
+    if apart[0] / size >= 1.5:
+      apart.insert(0, size)
+  axes.set_xticks(apart)
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
+  axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _shifts(axes: Axes, one: Mapping[str, Any]) -> None:
+  rows = one["shift_curve"][ACC_TO_PPG]
+  place = np.arange(len(rows))
+  axes.plot(place, [row["top10"] for row in rows], "s--", color=_MID, label="top-10")
+  axes.plot(place, [row["top1"] for row in rows], "o-", color=_ACCENT, label="top-1")
+  chance = rows[0]["chance_top1"]
+  axes.axhline(10 * chance, color=_MID, linestyle=":", linewidth=1.2, label="chance, top-10")
+  axes.axhline(chance, color=_INK, linestyle=":", linewidth=1.2, label="chance, top-1")
+  axes.set_xticks(place, [_duration(row["shift_s"]) for row in rows])
+  _share_axis(axes)
+  axes.set_xlabel("acceleration to PPG that starts later by")
+  axes.grid(axis="y")
+  _legend_below(axes)
+
+
+def _share_axis(axes: Axes) -> None:
+  """From 0 to what there is, which may be a few per cent, and at most 100 %."""
+  axes.set_ylim(0, min(1.02, 1.02 * axes.get_ylim()[1]))
+  axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _legend_below(axes: Axes) -> None:
+  """Under the axis label, where no curve can run through it."""
+  axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16), labelspacing=0.35)
+
+
+def _duration(seconds: float) -> str:
+  return f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} min"
+
+
+def _percent(share: float) -> str:
+  return f"{100 * share:.1f} %"
+
+
+# --- predicted against true -----------------------------------------------------------------------
+
+
+def _agreement(
+  set_name: str, mark: str, target: str, scatter: Mapping[str, Any], table: Mapping[str, Any]
+) -> Plot:
+  label, unit = target_label(target)
+  true, predicted = np.array(scatter["true"]), np.array(scatter["predicted"])
+  row = table[scatter["model"]]
+  figure = Figure(figsize=(10, 4.2), layout="constrained")
+  left, right = figure.subplots(1, 2)
+  look = {"s": 13, "color": _ACCENT, "alpha": 0.4, "linewidths": 0}
+  left.scatter(true, predicted, **look)
+  span = np.array([min(true.min(), predicted.min()), max(true.max(), predicted.max())])
+  left.plot(span, span, color=_INK, linewidth=1)
+  left.set_xlabel(f"true {label}, {unit}")
+  left.set_ylabel(f"predicted {label}, {unit}")
+  margin = 0.04 * np.ptp(span)
+  left.set(xlim=(span[0] - margin, span[1] + margin), ylim=(span[0] - margin, span[1] + margin))
+  left.set_title(f"Predicted against true: r {_number(row['r'], 2)}, R² {_number(row['r2'], 2)}")
+  right.scatter((true + predicted) / 2, predicted - true, **look)
+  bias, sd = row["bias"], row["sd_error"]
+  for value, name, dashes in (
+    (bias, "bias", "-"),
+    (bias + 1.96 * sd, "bias + 1.96 SD", "--"),
+    (bias - 1.96 * sd, "bias - 1.96 SD", "--"),
+  ):
+    right.axhline(value, color=_INK, linestyle=dashes, linewidth=1)
+    right.annotate(
+      f"{name}: {value:+.1f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 5),
+      textcoords="offset points", ha="right", fontsize=9, bbox=_BEHIND,
+    )  # fmt: skip
+  right.set_xlabel(f"mean of true and predicted {label}, {unit}")
+  right.set_ylabel(f"predicted - true, {unit}")
+  right.set_title("Bland-Altman")
+  for axes in (left, right):
+    axes.grid()
+  title = f"{capital(label)} of the student: predicted against true, and Bland-Altman"
+  people = f"{row['n_participants']} people, {row['n_windows']} windows"
+  _headed(figure, f"{capital(label)} of the distilled student, {mark}: {people}")
+  alt = (
+    f"Two scatter plots of the student's {label} on {mark}: predicted against true (r"
+    f" {_number(row['r'], 2)}) and Bland-Altman (bias {bias:.1f} {unit}, limits of agreement"
+    f" {bias - 1.96 * sd:.1f} to {bias + 1.96 * sd:.1f} {unit}), {len(true)} windows."
+  )
+  return _finished(figure, f"{set_name}_{target}_agreement", set_name, title, alt)
+
+
+def _number(value: float | None, digits: int) -> str:
+  return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+# --- learning curves ------------------------------------------------------------------------------
+
+
+def _learning_curves(run_folder: pathlib.Path) -> Iterator[Plot]:
+  """One figure with a panel for each kind of run found under the run folder."""
+  runs: dict[str, list[tuple[str, list[dict[str, Any]]]]] = {}
+  for path in sorted(run_folder.glob("**/metrics.jsonl")):
+    if lines := read_metrics(path):
+      name = str(path.parent.relative_to(run_folder))
+      runs.setdefault(path.parent.name, []).append((name, lines))
+  if not runs:
+    return
+  runs = {role: runs[role] for role in ordered(runs)}
+  figure = Figure(figsize=(3.4 * len(runs) + 0.6, 3.4), layout="constrained")
+  for axes, (role, found) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items()):
+    _losses(axes, found)
+    axes.set_title(model_label(role))
+    axes.set_xlabel("step")
+  figure.axes[0].set_ylabel("loss")
+  figure.axes[0].legend()
+  _headed(figure, "Learning curves, one line for each fold")
+  alt = "Learning curves, training and validation loss by step. " + " ".join(
+    f"{name}: validation loss {_span([x['val/loss'] for x in lines if 'val/loss' in x])}."
+    for found in runs.values()
+    for name, lines in found
+  )
+  yield _finished(figure, "learning_curves", "", "Learning curves", alt)
+
+
+def _losses(axes: Axes, found: Sequence[tuple[str, list[dict[str, Any]]]]) -> None:
+  looks: dict[str, Any] = {
+    "train/loss": {"color": _MID, "linestyle": "-", "linewidth": 1.1, "label": "training"},
+    "val/loss": {"color": _ACCENT, "marker": "o", "markersize": 4, "label": "validation"},
+  }
+  for number, (_, lines) in enumerate(found):
+    for key, look in looks.items():
+      points = [(line["step"], line[key]) for line in lines if key in line]
+      if points:
+        # One entry in the legend for all folds.
+        axes.plot(*zip(*points), **{**look, "label": look["label"] if not number else None})
+  axes.locator_params(nbins=5)
+  axes.grid(axis="y")
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Lines of a metrics.jsonl; a last line that was cut off by an interruption is left out."""
+  return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def _span(values: Sequence[float]) -> str:
+  return f"{values[0]:.3g} to {min(values):.3g} at best" if values else "not logged"

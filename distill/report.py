@@ -1,0 +1,389 @@
+"""report.json, report.html, plots/ and the tables of a run, all made of one dictionary.
+
+report.json is a contract that other programs read: report.schema.json lays it down, and
+SCHEMA_VERSION changes with it (the part before the dot when a reader would break). Nothing here
+computes a result; `distill.evaluate` does.
+"""
+
+import base64
+import dataclasses
+import json
+import math
+import pathlib
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from distill import plots
+from distill.errors import DistillError
+from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
+from distill.retrieval import ACC_TO_PPG
+
+SCHEMA_VERSION = "1.0"
+SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """One table for readers; the terminal, Markdown and HTML show the same cells.
+
+  Attributes:
+    title: what it is about.
+    header: column names with units.
+    rows: cells as text; the first column is a name, the others are numbers.
+    note: what a reader must know to read it.
+    brief: the columns that fit a terminal.
+  """
+
+  title: str
+  header: tuple[str, ...]
+  rows: list[tuple[str, ...]]
+  note: str = ""
+  brief: tuple[int, ...] = ()
+
+
+def build(
+  sets: Mapping[str, Any],
+  *,
+  timing: Mapping[str, float],
+  versions: Mapping[str, str],
+  config: Mapping[str, Any],
+  seed: int,
+) -> dict[str, Any]:
+  """The report as plain JSON values; numbers that do not exist become None.
+
+  Args:
+    sets: as `distill.evaluate.evaluate` returns them.
+    timing: stage -> seconds.
+    versions: package -> version.
+    config: the resolved config.
+    seed: of the run.
+  """
+  report = {
+    "schema_version": SCHEMA_VERSION,
+    "simulated": any(one["simulated"] for one in sets.values()),
+    "sets": sets,
+    "timing": timing,
+    "versions": versions,
+    "config": config,
+    "seed": seed,
+  }
+  return _plain(report)
+
+
+def _plain(value: Any) -> Any:
+  """JSON values of nested mappings, sequences and NumPy arrays; NaN and infinity become None."""
+  if isinstance(value, Mapping):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, np.ndarray | np.generic):
+    return _plain(value.tolist())
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  return value
+
+
+def to_json(report: Mapping[str, Any]) -> str:
+  """Strictly valid JSON text of a report (null instead of NaN)."""
+  return json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write(run_folder: str | pathlib.Path, report: Mapping[str, Any]) -> pathlib.Path:
+  """Writes plots/, report.html and, last, report.json; each appears whole or not at all.
+
+  Args:
+    run_folder: of the run; its metrics.jsonl files give the learning curves.
+    report: as `build` makes it.
+
+  Returns:
+    Path of report.html.
+  """
+  run_folder = pathlib.Path(run_folder)
+  run_folder.mkdir(parents=True, exist_ok=True)
+  drawn = plots.draw(report, run_folder)
+  partial = run_folder / "plots.partial"
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir()
+  for plot in drawn:
+    (partial / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
+    (partial / f"{plot.name}.png").write_bytes(plot.png)
+  shutil.rmtree(run_folder / "plots", ignore_errors=True)
+  partial.rename(run_folder / "plots")
+  _replace(run_folder / "report.html", html(report, drawn))
+  _replace(run_folder / "report.json", to_json(report))
+  return run_folder / "report.html"
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(text, encoding="utf-8")
+  partial.replace(path)
+
+
+def load(run_folder: str | pathlib.Path) -> dict[str, Any]:
+  """Reads report.json of a run folder.
+
+  Raises:
+    DistillError: no report there, damaged, or written for another version of the schema.
+  """
+  path = pathlib.Path(run_folder) / "report.json"
+  if not path.is_file():
+    raise DistillError(f"no report at {path}; make one with: distill run or distill report")
+  try:
+    report = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise DistillError(f"{path} is not valid JSON ({error}); judge the run again") from error
+  version = str(report.get("schema_version", "none")) if isinstance(report, dict) else "none"
+  if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+    raise DistillError(
+      f"{path} has schema_version {version}, this program reads {SCHEMA_VERSION}; judge the run"
+      " again"
+    )
+  return report
+
+
+def html(report: Mapping[str, Any], drawn: Sequence[plots.Plot]) -> str:
+  """The report as one HTML page that needs no other file and no network."""
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("distill"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  sections = [
+    {
+      "name": plots.marked(name, one["simulated"]),
+      "summary": _summary(one),
+      "plots": [plot for plot in drawn if plot.set_name == name],
+      "tables": list(_set_tables(one)),
+    }
+    for name, one in report["sets"].items()
+  ]
+  return environment.get_template("report.html").render(
+    report=report,
+    sections=sections,
+    run_plots=[plot for plot in drawn if not plot.set_name],
+    data_uri=_data_uri,
+    config=json.dumps(report["config"], indent=2),
+    duration=_seconds,
+  )
+
+
+def _data_uri(plot: plots.Plot) -> str:
+  return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode()
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def table(report: Mapping[str, Any]) -> str:
+  """The tables as fixed-width text for a terminal."""
+  parts = []
+  for name, one in report["sets"].items():
+    mark = "   *** SIMULATED ***" if one["simulated"] else ""
+    parts.append(f"Set {name}{mark}\n{textwrap.fill(_summary(one), 100)}")
+    parts += [_fixed_width(some) for some in _set_tables(one, brief=True)]
+  return "\n\n".join(parts) + "\n"
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+  """The tables as Markdown, with the seed, the times and the versions that they rest on."""
+  parts = []
+  for name, one in report["sets"].items():
+    parts.append(f"## {plots.marked(name, one['simulated'])}\n\n{_summary(one)}")
+    parts += [_pipes(some) for some in _set_tables(one)]
+  timing = ", ".join(f"{stage} {_seconds(s)}" for stage, s in report["timing"].items())
+  versions = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
+  parts.append(f"Seed {report['seed']}. Wall time: {timing or 'not recorded'}. {versions}.")
+  return "\n\n".join(parts) + "\n"
+
+
+def _summary(one: Mapping[str, Any]) -> str:
+  """One paragraph: how much was held out, how much of it is labelled and usable."""
+  windows = one["windows"]["all"]
+  text = (
+    f"{windows['n_windows']} held-out windows of {windows['n_participants']} participants,"
+    f" {one['folds']} fold{'s' if one['folds'] != 1 else ''}."
+  )
+  labelled = ", ".join(
+    f"{target_label(target)[0]} {_percent(share)} %"
+    for target, share in windows["labelled"].items()
+  )
+  if labelled:
+    text += f" Labelled: {labelled}."
+  usable = [
+    f"{level} {_percent(counts['ppg_usable'])} % of {counts['n_windows']}"
+    for level, counts in one["windows"].items()
+    if level != "all" and counts.get("ppg_usable") is not None
+  ]
+  if usable:
+    text += f" PPG passes the quality gate: {', '.join(usable)}."
+  for target, reason in one["skipped"].items():
+    text += f" {target_label(target)[0]} is left out: {reason}."
+  return text
+
+
+def _set_tables(one: Mapping[str, Any], *, brief: bool = False) -> Iterator[Table]:
+  if one["retrieval"]:
+    yield _retrieval_table(one, brief)
+  for target, rows in one["probes"].items():
+    yield _probe_table(one, target, rows)
+  if one["probes_by_motion"] and not brief:
+    yield _motion_table(one)
+
+
+def _retrieval_table(one: Mapping[str, Any], brief: bool) -> Table:
+  header = (
+    "queries to gallery", "candidates", "top-1 %", "95 %", "top-5 %", "top-10 %", "mean rank",
+    "MRR", "chance top-1 %", "queries", "people",
+  )  # fmt: skip
+  rows = []
+  for way, galleries in one["retrieval"].items():
+    rows += [_retrieval_row(WAY_LABELS[way], row) for row in galleries]
+  for name, ways in [*one["controls"].items(), *one["by_motion"].items()]:
+    rows += [
+      _retrieval_row(f"  {CONTROL_LABELS[name]}, {WAY_LABELS[way]}", row)
+      for way, galleries in ways.items()
+      if way == ACC_TO_PPG or not brief
+      for row in galleries
+    ]
+  rows += [_retrieval_row(f"  oracle: true {n}", row) for n, row in _oracle_rows(one)]
+  note = (
+    "Cosine of projections, ties count against the model. Controls are indented: same participant,"
+    " heart rate within 2 bpm, motion within 10 %, windows without gaps, shuffled pairs, and one"
+    " motion level at a time. An oracle knows the true labels to 1 bpm and 5 ms and guesses among"
+    " the windows that it cannot tell apart."
+  )
+  return Table("Retrieval", header, rows, note, brief=(0, 1, 2, 3, 5, 6, 8))
+
+
+def _oracle_rows(one: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+  names = {"hr": "heart rate", "hr_and_hrv": "heart rate, SDNN, RMSSD"}
+  return [(names.get(name, name), row) for name, row in one["oracles"].items()]
+
+
+def _retrieval_row(label: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+  return (
+    label,
+    _number(row["gallery"], 0),
+    _percent(row["top1"]),
+    _range(row["lo"], row["hi"], scale=100),
+    _percent(row["top5"]),
+    _percent(row["top10"]),
+    _number(row["mean_rank"], 1),
+    _number(row["mrr"], 3),
+    _percent(row["chance_top1"]),
+    str(row["n_queries"]),
+    str(row["n_participants"]),
+  )
+
+
+def _probe_table(one: Mapping[str, Any], target: str, rows: Mapping[str, Any]) -> Table:
+  label, unit = target_label(target)
+  octave = target == "hr_bpm"
+  header = (
+    "model", f"MAE {unit}", "95 %", f"pooled MAE {unit}", "r", "r within person", "R2",
+    f"SD of predictions {unit}", *(("half / double rate %",) if octave else ()),
+    f"student - model {unit}", "95 %",
+  )  # fmt: skip
+  cells = []
+  for model in ordered(rows):
+    row = rows[model]
+    difference = one["differences"].get(target, {}).get(model)
+    cells.append(
+      (
+        model_label(model) + (" (circular)" if row["circular"] else ""),
+        _number(row["mae"]["value"], 2),
+        _range(row["mae"]["lo"], row["mae"]["hi"]),
+        _number(row["mae_pooled"], 2),
+        _number(row["r"], 2),
+        _number(row["r_within"], 2),
+        _number(row["r2"], 2),
+        _number(row["sd_predicted"], 1),
+        *((f"{_percent(row['half_rate'])} / {_percent(row['double_rate'])}",) if octave else ()),
+        _number(difference["mae"]["value"], 2, sign=True) if difference else "",
+        _range(difference["mae"]["lo"], difference["mae"]["hi"]) if difference else "",
+      )
+    )
+  any_row = next(iter(rows.values()))
+  title = (
+    f"{plots.capital(label)}, {unit}: {any_row['n_windows']} windows of"
+    f" {any_row['n_participants']} participants, labels {any_row['label_origin'] or 'unknown'}"
+  )
+  if any_row["measurable"] is False:
+    title += "; NOT MEASURABLE, its labels err by more than half of their spread"
+  note = (
+    f"SD of the labels {_number(any_row['sd_true'], 1)} {unit}. MAE is the mean over participants"
+    " of their MAE with a 95 % t interval; differences are paired by participant, negative means"
+    " that the student is better."
+  )
+  if any(row["circular"] for row in rows.values()):
+    note += " Circular: the labels were made of the same PPG that this model sees."
+  last = len(header) - 1
+  return Table(title, header, cells, note, brief=(0, 1, 2, 4, 6, last - 1, last))
+
+
+def _motion_table(one: Mapping[str, Any]) -> Table:
+  """MAE of every model and target by motion level."""
+  columns = [
+    (level, target) for target in one["probes"] for level in one["probes_by_motion"]
+    if target in one["probes_by_motion"][level]
+  ]  # fmt: skip
+  header = ("model",) + tuple(
+    f"{target_label(target)[0]}, {level}, {target_label(target)[1]}" for level, target in columns
+  )
+  models = ordered({model: None for rows in one["probes"].values() for model in rows})
+  rows = []
+  for model in models:
+    found = [one["probes_by_motion"][level][target].get(model) for level, target in columns]
+    cells = (_number(row["mae"]["value"], 2) if row else "" for row in found)
+    rows.append((model_label(model), *cells))
+  counts = ", ".join(
+    f"{level} {one['windows'][level]['n_windows']} windows" for level in one["probes_by_motion"]
+  )
+  return Table("MAE by motion", header, rows, f"Motion levels by SD of the acceleration: {counts}.")
+
+
+def _fixed_width(some: Table) -> str:
+  rows = [[row[column] for column in some.brief] for row in (some.header, *some.rows)]
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  rows.insert(1, ["-" * width for width in widths])
+  lines = [
+    "  ".join(
+      cell.ljust(width) if place == 0 else cell.rjust(width)
+      for place, (cell, width) in enumerate(zip(row, widths))
+    ).rstrip()
+    for row in rows
+  ]
+  return "\n".join([some.title, *lines])
+
+
+def _pipes(some: Table) -> str:
+  lines = [
+    "| " + " | ".join(cell.strip() for cell in row) + " |" for row in (some.header, *some.rows)
+  ]
+  lines.insert(1, "|" + " --- |" + " ---: |" * (len(some.header) - 1))
+  return "\n".join([f"### {some.title}", "", *lines, "", some.note])
+
+
+def _number(value: float | None, digits: int, *, sign: bool = False) -> str:
+  return "" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _percent(share: float | None) -> str:
+  return "" if share is None else f"{100 * share:.1f}"
+
+
+def _range(lo: float | None, hi: float | None, *, scale: float = 1) -> str:
+  digits = 1 if scale == 100 else 2
+  return "" if lo is None or hi is None else f"{scale * lo:.{digits}f} to {scale * hi:.{digits}f}"
+
+
+def _seconds(seconds: float) -> str:
+  return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,441 @@
+"""Cross-modal retrieval on tables of projections: galleries of stated sizes, controls, oracles.
+
+Row i of both tables is one window seen by two sensors. A minute of PPG is nearly fingerprinted by
+its beat times and in motion both sensors share one artefact, therefore no headline is given without
+its controls. The ranks themselves are computed in `distill.ranking`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from distill.embeddings import EmbeddingTable
+from distill.errors import DistillError
+from distill.ranking import Condition, Ranked, metrics, oracle_metrics, ranks
+
+ACC_TO_PPG, PPG_TO_ACC = "acc_to_ppg", "ppg_to_acc"
+MOTION_LEVELS = ("still", "light", "moving")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What is asked of retrieval. All thresholds are ours unless said otherwise.
+
+  Attributes:
+    galleries: sizes of the repeated random galleries; those not below the whole set are left out.
+    repeats: random galleries per size, and shuffles of the shuffled control.
+    seed: of every draw.
+    hr_within_bpm: HR-matched candidates (SCIENCE.md section 5).
+    log_motion_within: motion-matched candidates: |ln SD - ln SD'| at most this, 0.1 being 10 %.
+    still_below_g: windows with less motion are "still". About three times the noise of a coarse
+      wrist sensor (1/64 g steps).
+    moving_from_g: windows with at least this motion are "moving"; walking gives 0.2 g and more.
+    keep_people: share of the participants who must keep their place when windows per participant
+      are made equal; those with fewer windows than the others need are left out.
+    oracle_hr_bpm: two heart rates closer than this are one to the oracle.
+    oracle_hrv_ms: the same for SDNN and RMSSD.
+    shifts_s: points of the shift curve; those that no two windows are apart are left out.
+  """
+
+  galleries: tuple[int, ...] = (30, 100, 300, 1000, 3000, 10_000, 20_000)
+  repeats: int = 20
+  seed: int = 0
+  hr_within_bpm: float = 2.0
+  log_motion_within: float = 0.1
+  still_below_g: float = 0.02
+  moving_from_g: float = 0.1
+  keep_people: float = 0.8
+  oracle_hr_bpm: float = 1.0
+  oracle_hrv_ms: float = 5.0
+  shifts_s: tuple[float, ...] = (0.25, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+# --- which windows --------------------------------------------------------------------------------
+
+
+def non_overlapping(recording: np.ndarray, t0_s: np.ndarray, window_s: float) -> np.ndarray:
+  """Rows of windows that share no second with another, first come first kept in each recording.
+
+  Args:
+    recording: [n] names, unique over participants.
+    t0_s: [n] starts, seconds.
+    window_s: length of a window, seconds.
+
+  Returns:
+    [kept] int rows, ascending.
+  """
+  keep = []
+  last: dict[Any, float] = {}
+  for row in np.lexsort((t0_s, recording)):
+    # The tolerance of a millisecond lets windows touch whose starts were rounded.
+    if t0_s[row] - last.get(recording[row], -np.inf) >= window_s - 1e-3:
+      keep.append(row)
+      last[recording[row]] = t0_s[row]
+  return np.sort(np.asarray(keep, np.int64))
+
+
+def balanced(participant: np.ndarray, keep_people: float, seed: int) -> np.ndarray:
+  """Rows with the same number of windows of every participant, drawn with a seed.
+
+  The number is the largest that at least `keep_people` of the participants have; the others are
+  left out, because one person with a single window would otherwise leave a single one of each.
+
+  Args:
+    participant: [n] names.
+    keep_people: share in (0, 1].
+    seed: of the draw.
+
+  Returns:
+    [kept] int rows, ascending.
+  """
+  names, code, count = np.unique(participant, return_inverse=True, return_counts=True)
+  needed = max(1, int(np.ceil(keep_people * len(names))))
+  size = np.sort(count)[::-1][needed - 1]
+  order = np.random.default_rng((seed, len(participant))).permutation(len(participant))
+  keep = [order[code[order] == k][:size] for k in np.flatnonzero(count >= size)]
+  return np.sort(np.concatenate(keep))
+
+
+def motion_level(motion_g: np.ndarray, settings: Settings) -> np.ndarray:
+  """[n] "still", "light" or "moving" by the SD of the acceleration magnitude; "" where unknown."""
+  edges = [settings.still_below_g, settings.moving_from_g]
+  level = np.asarray(MOTION_LEVELS)[np.digitize(np.nan_to_num(motion_g), edges)]
+  return np.where(np.isfinite(motion_g), level, "")
+
+
+# --- one pair of tables ---------------------------------------------------------------------------
+
+
+def paired(acc: EmbeddingTable, ppg: EmbeddingTable, *, force: bool = False) -> None:
+  """Refuses two tables whose rows or vectors do not belong together.
+
+  Args:
+    acc: projections of the acceleration side.
+    ppg: projections of the PPG side, row by row the same windows.
+    force: compare vectors that were never aligned all the same.
+
+  Raises:
+    DistillError: other rows, embeddings instead of projections, or another pair of heads.
+  """
+  if len(acc) != len(ppg):
+    raise DistillError(f"{len(acc)} acceleration rows and {len(ppg)} PPG rows; they must be pairs")
+  for name in ("participant", "recording", "t0_s"):
+    if name in acc.columns and name in ppg.columns and np.any(acc[name] != ppg[name]):
+      row = int(np.flatnonzero(acc[name] != ppg[name])[0])
+      raise DistillError(
+        f"row {row} of the two tables differs in {name!r} ({acc[name][row]} and {ppg[name][row]});"
+        " rows must be the same windows in the same order"
+      )
+  if force:
+    return
+  if "embedding" in (acc.space, ppg.space):
+    raise DistillError(
+      "retrieval compares projections and was given embeddings; write them with"
+      " distill embed --space=projection, or pass force"
+    )
+  if not acc.pair or acc.pair != ppg.pair:
+    raise DistillError(
+      f"the two tables come from different pairs of heads ({acc.pair or 'none'!r} and"
+      f" {ppg.pair or 'none'!r}), so their cosines mean nothing; pass force to compare them anyway"
+    )
+
+
+def scored_rows(table: EmbeddingTable, window_s: float, settings: Settings) -> np.ndarray:
+  """Rows that retrieval scores: non-overlapping, equally many of every participant."""
+  rows = np.arange(len(table))
+  if {"recording", "t0_s"} <= set(table.columns):
+    rows = non_overlapping(sessions(table.columns), table["t0_s"], window_s)
+  if "participant" in table.columns:
+    rows = rows[balanced(table["participant"][rows], settings.keep_people, settings.seed)]
+  return rows
+
+
+def sessions(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+  """[n] int, a number for each recording of each participant (names are unique within one)."""
+  name = np.unique(columns["recording"], return_inverse=True)[1]
+  person = np.zeros(len(name), int)
+  if "participant" in columns:
+    person = np.unique(columns["participant"], return_inverse=True)[1]
+  return np.unique(person * (name.max() + 1) + name, return_inverse=True)[1]
+
+
+def since_start(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+  """[n] float64 seconds since the first window of the same recording; clocks may be dates."""
+  session, t0_s = sessions(columns), np.asarray(columns["t0_s"], np.float64)
+  start = np.full(session.max() + 1, np.inf)
+  np.minimum.at(start, session, t0_s)
+  return t0_s - start[session]
+
+
+def _participants(table: EmbeddingTable) -> np.ndarray:
+  """[n] names; one and the same where none are known, which leaves intervals NaN."""
+  return np.asarray(table.columns.get("participant", np.full(len(table), "")))
+
+
+Pair = tuple[EmbeddingTable, EmbeddingTable]
+Rule = Callable[[EmbeddingTable, EmbeddingTable, Settings], Ranked | None]
+
+
+def _whole(query: EmbeddingTable, gallery: EmbeddingTable, only: Condition | None = None) -> Ranked:
+  rank, candidates = ranks(query.embedding, gallery.embedding, only=only)
+  return Ranked(rank, candidates, _participants(query))
+
+
+def random_galleries(
+  query: EmbeddingTable, gallery: EmbeddingTable, size: int, settings: Settings
+) -> Ranked:
+  """Ranks within `settings.repeats` random galleries of `size` windows, each window a query."""
+  parts = []
+  for repeat in range(settings.repeats):
+    rng = np.random.default_rng((settings.seed, size, repeat))
+    rows = rng.choice(len(query), size, replace=False)
+    parts.append(_whole(query.where(rows), gallery.where(rows)))
+  return Ranked.pool(parts)
+
+
+def same_participant(query, gallery, _settings) -> Ranked | None:
+  """Candidates are the other windows of the same participant: is it the heart or the person?"""
+  if "participant" not in query.columns:
+    return None
+  code = np.unique(query["participant"], return_inverse=True)[1]
+  return _whole(query, gallery, Condition(code[:, None], (0.0,))).contested()
+
+
+def hr_matched(query, gallery, settings) -> Ranked | None:
+  """Candidates have the same heart rate: does the model read beats or their rate?"""
+  if "hr_bpm" not in query.columns:
+    return None
+  return _matched(query, gallery, query["hr_bpm"], settings.hr_within_bpm)
+
+
+def motion_matched(query, gallery, settings) -> Ranked | None:
+  """Candidates have the same motion level: does the model read more than shared motion?"""
+  if "motion_g" not in query.columns:
+    return None
+  motion = np.asarray(query["motion_g"], np.float64)
+  log = np.log(motion, out=np.full_like(motion, np.nan), where=motion > 0)
+  return _matched(query, gallery, log, settings.log_motion_within)
+
+
+def gap_free(query, gallery, _settings) -> Ranked | None:
+  """Only windows without a missing sample: gaps that both sensors share fingerprint a pair."""
+  if "complete" not in query.columns or not np.any(query["complete"]):
+    return None
+  rows = np.flatnonzero(query["complete"])
+  return _whole(query.where(rows), gallery.where(rows)).contested()
+
+
+def shuffled(query, gallery, settings) -> Ranked | None:
+  """Partners drawn from the other windows, over all participants: must fall to chance.
+
+  The true partner leaves the gallery: it would take the first place from whatever is drawn.
+  """
+  n = len(query)
+  if n < 3:
+    return None
+  itself = Condition(np.arange(n)[:, None], (0.0,))
+  parts = []
+  for repeat in range(settings.repeats):
+    # One cycle through a random order: every other window is the partner with the same chance.
+    order = np.random.default_rng((settings.seed, n, repeat)).permutation(n)
+    partner = np.empty(n, np.int64)
+    partner[order] = np.roll(order, 1)
+    rank, candidates = ranks(query.embedding, gallery.embedding, positive=partner, without=itself)
+    parts.append(Ranked(rank, candidates, _participants(query)))
+  return Ranked.pool(parts)
+
+
+CONTROLS: Mapping[str, Rule] = {
+  "same_participant": same_participant,
+  "hr_matched": hr_matched,
+  "motion_matched": motion_matched,
+  "gap_free": gap_free,
+  "shuffled": shuffled,
+}
+
+
+def _matched(query, gallery, values: np.ndarray, within: float) -> Ranked | None:
+  """Ranks of the windows with a known value among those that differ from it by at most `within`."""
+  ranked = _whole(query, gallery, Condition(np.asarray(values)[:, None], (within,)))
+  return _kept(ranked, np.isfinite(values)).contested()
+
+
+def _kept(ranked: Ranked, rows: np.ndarray) -> Ranked:
+  return Ranked(ranked.rank[rows], ranked.candidates[rows], ranked.participant[rows])
+
+
+def oracle(query: EmbeddingTable, within: Mapping[str, float]) -> Ranked | None:
+  """Candidates are the windows that agree in the true labels: what knowing these alone would give.
+
+  Args:
+    query: table with the label columns named in `within`.
+    within: label column -> difference up to which two values are one to the oracle. Exact values
+      would tell every window from every other, which no estimate does.
+  """
+  if not set(within) <= set(query.columns):
+    return None
+  known = np.isfinite(np.stack([query[name] for name in within], axis=1)).all(axis=1)
+  if not known.any():
+    return None
+  rows = query.where(known)
+  values = np.stack([np.asarray(rows[name], np.float64) for name in within], axis=1)
+  everything = np.ones((len(rows), 1), np.float32)
+  condition = Condition(values, tuple(within.values()))
+  rank, candidates = ranks(everything, everything, only=condition)
+  return Ranked(rank, candidates, _participants(rows))
+
+
+def shift_curve(
+  query: EmbeddingTable, gallery: EmbeddingTable, window_s: float, shifts_s: Sequence[float]
+) -> dict[float, Ranked]:
+  """Ranks of the window `shift_s` later in the same recording, as if it were the partner.
+
+  Candidates are all windows that share no second with the query, and the shifted one. A curve that
+  stays high far from zero says that the model knows the person or the posture; its floor is the
+  same-participant level and not 1 / N.
+
+  Args:
+    query: projections of one side, with `recording` and `t0_s`; windows may overlap.
+    gallery: projections of the other side, row by row the same windows.
+    window_s: length of a window, seconds.
+    shifts_s: points of the curve, seconds; 0 is the true partner.
+
+  Returns:
+    shift_s -> ranks of the queries that have such a window; shifts that never occur are left out.
+  """
+  session, since = sessions(query.columns), since_start(query.columns)
+  overlap = Condition(np.stack([session, since], axis=1), (0.0, window_s - 1e-3))
+  row_at = {key: row for row, key in enumerate(zip(session, np.round(since, 2)))}
+  curve = {}
+  for shift_s in shifts_s:
+    later = zip(session, np.round(since + shift_s, 2))
+    partner = np.array([row_at.get(key, -1) for key in later])
+    if not np.any(partner >= 0):
+      continue
+    positive = np.where(partner >= 0, partner, np.arange(len(query)))
+    rank, candidates = ranks(query.embedding, gallery.embedding, positive=positive, without=overlap)
+    curve[shift_s] = _kept(Ranked(rank, candidates, _participants(query)), partner >= 0)
+  return curve
+
+
+# --- a whole set ----------------------------------------------------------------------------------
+
+
+def retrieve(
+  folds: Sequence[tuple[EmbeddingTable, EmbeddingTable]],
+  settings: Settings | None = None,
+  *,
+  window_s: float = 60.0,
+  force: bool = False,
+) -> dict[str, Any]:
+  """Everything that a report says about retrieval on one set.
+
+  Vectors of different folds come from different models, so each fold is its own gallery and the
+  queries are pooled afterwards.
+
+  Args:
+    folds: (acceleration projections, PPG projections) of each held-out fold, row by row the same
+      windows. Columns used where present: participant, recording, t0_s, hr_bpm, sdnn_ms, rmssd_ms,
+      motion_g, complete.
+    settings: sizes, seed and tolerances.
+    window_s: length of a window, seconds.
+    force: compare tables that were never aligned.
+
+  Returns:
+    `retrieval` and each of `controls`: direction -> list of `metrics`, by growing gallery (the
+    whole set last); `by_motion`: level -> direction -> list; `oracles`: name -> `oracle_metrics`;
+    `shift_curve`: direction -> list of `{shift_s, ...metrics}`.
+
+  Raises:
+    DistillError: no fold, fewer than two windows, tables that do not belong together, or vectors
+      that have no direction.
+  """
+  settings = settings or Settings()
+  if not folds:
+    raise DistillError("retrieval was given no fold; pass at least one pair of tables")
+  tables = []
+  for acc, ppg in folds:
+    paired(acc, ppg, force=force)
+    rows = scored_rows(acc, window_s, settings)
+    tables.append((acc.where(rows), ppg.where(rows)))
+  if min(len(acc) for acc, _ in tables) < 2:
+    raise DistillError("retrieval needs at least two windows in every fold, got one")
+  ways = _ways(tables)
+  return {
+    "retrieval": {way: _headline(pairs, settings) for way, pairs in ways.items()},
+    "controls": _nested(CONTROLS, ways, settings),
+    "by_motion": _nested({level: _at_level(level) for level in MOTION_LEVELS}, ways, settings),
+    "oracles": _oracles([acc for acc, _ in tables], settings),
+    "shift_curve": _curves(folds, window_s, settings),
+  }
+
+
+def _ways(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+  """Direction -> (query, gallery) of each fold; the queries always carry the columns."""
+  back = [(dataclasses.replace(ppg, columns=acc.columns), acc) for acc, ppg in pairs]
+  return {ACC_TO_PPG: list(pairs), PPG_TO_ACC: back}
+
+
+def _headline(pairs, settings: Settings) -> list[dict[str, Any]]:
+  smallest = min(len(query) for query, _ in pairs)
+  rows = [
+    metrics(Ranked.pool([random_galleries(q, g, size, settings) for q, g in pairs]))
+    for size in settings.galleries
+    if 2 <= size < smallest
+  ]
+  return [*rows, metrics(Ranked.pool([_whole(q, g) for q, g in pairs]))]
+
+
+def _nested(rules: Mapping[str, Rule], ways, settings: Settings) -> dict[str, Any]:
+  """rule -> direction -> one-row list of metrics; rules without data are left out."""
+  found: dict[str, Any] = {}
+  for name, rule in rules.items():
+    for way, pairs in ways.items():
+      row = _pooled(rule(q, g, settings) for q, g in pairs)
+      if row is not None:
+        found.setdefault(name, {})[way] = [metrics(row)]
+  return found
+
+
+def _pooled(parts: Iterable[Ranked | None]) -> Ranked | None:
+  given = [part for part in parts if part is not None and len(part.rank)]
+  return Ranked.pool(given) if given else None
+
+
+def _at_level(level: str) -> Rule:
+  """Queries and candidates of one motion level."""
+
+  def rule(query, gallery, settings):
+    if "motion_g" not in query.columns:
+      return None
+    rows = np.flatnonzero(motion_level(query["motion_g"], settings) == level)
+    return _whole(query.where(rows), gallery.where(rows)) if len(rows) > 1 else None
+
+  return rule
+
+
+def _oracles(tables: Sequence[EmbeddingTable], settings: Settings) -> dict[str, Any]:
+  rate = {"hr_bpm": settings.oracle_hr_bpm}
+  variability = dict.fromkeys(("sdnn_ms", "rmssd_ms"), settings.oracle_hrv_ms)
+  found = {}
+  for name, within in {"hr": rate, "hr_and_hrv": rate | variability}.items():
+    row = _pooled(oracle(table, within) for table in tables)
+    if row is not None:
+      found[name] = oracle_metrics(row)
+  return found
+
+
+def _curves(folds, window_s: float, settings: Settings) -> dict[str, list[dict[str, Any]]]:
+  """Shift curves of both directions, over all windows of the folds, overlapping ones too."""
+  if not {"recording", "t0_s"} <= set(folds[0][0].columns):
+    return {}
+  found = {}
+  for way, pairs in _ways(folds).items():
+    curves = [shift_curve(q, g, window_s, (0.0, *settings.shifts_s)) for q, g in pairs]
+    shifts = sorted(set().union(*curves))
+    found[way] = [
+      {"shift_s": s, **metrics(Ranked.pool([c[s] for c in curves if s in c]))} for s in shifts
+    ]
+  return found

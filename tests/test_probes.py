@@ -1,0 +1,145 @@
+"""Ridge probes against scikit-learn, scores against NumPy, and the refusals."""
+
+import numpy as np
+import pytest
+from sklearn import linear_model, metrics, pipeline, preprocessing
+
+from distill import probes
+from distill.embeddings import EmbeddingTable
+from distill.errors import DistillError
+
+
+def _table(people: str, windows: int, seed: int, noise: float = 3.0) -> EmbeddingTable:
+  rng = np.random.default_rng(seed)
+  embedding = rng.normal(5, 3, (len(people) * windows, 12)).astype(np.float32)
+  hr_bpm = 70 + 4 * embedding[:, 0] - 3 * embedding[:, 1] + rng.normal(0, noise, len(embedding))
+  columns = {"participant": np.repeat(list(people), windows), "hr_bpm": hr_bpm.astype(np.float32)}
+  return EmbeddingTable(embedding, columns)
+
+
+@pytest.fixture(name="parts")
+def _parts():
+  return _table("abcdef", 20, 0), _table("ghi", 20, 1), _table("jklm", 20, 2)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 1.0, 300.0])
+@pytest.mark.parametrize("rows", [120, 8])  # more rows than features, and fewer
+def test_ridge_equals_scikit_learn(parts, alpha, rows):
+  x, y = parts[0].embedding[:rows].astype(np.float64), parts[0]["hr_bpm"][:rows].astype(np.float64)
+  x[:, 3] = 7.7  # a constant feature
+  ours = probes.ridge_path(x, y, [alpha])[0].predict(parts[2].embedding)
+  reference = pipeline.make_pipeline(
+    preprocessing.StandardScaler(), linear_model.Ridge(alpha=alpha)
+  )
+  np.testing.assert_allclose(ours, reference.fit(x, y).predict(parts[2].embedding), rtol=1e-5)
+
+
+def test_alpha_is_the_best_one_on_validation_people(parts):
+  train, validation, _ = parts
+  alphas = [0.1, 30.0, 1e4, 1e6]
+  errors = [
+    np.mean(
+      [
+        np.abs(model.predict(validation.embedding) - validation["hr_bpm"])[
+          validation["participant"] == name
+        ].mean()
+        for name in "ghi"
+      ]
+    )
+    for model in probes.ridge_path(train.embedding, train["hr_bpm"], alphas)
+  ]
+  assert probes.fit(train, validation, "hr_bpm", alphas).alpha == alphas[int(np.argmin(errors))]
+
+
+def test_probe_recovers_a_linear_target_and_no_order_matters(parts):
+  scores = probes.probe(*parts, "hr_bpm")
+  assert scores["mae"]["value"] < 3.2  # noise of SD 3 has a mean absolute value of 2.4
+  assert scores["mae"]["lo"] < scores["mae"]["value"] < scores["mae"]["hi"]
+  assert scores["r"] > 0.95
+  assert (scores["n_windows"], scores["n_participants"]) == (80, 4)
+  order = np.random.default_rng(3).permutation(80)
+  again = probes.probe(*parts[:2], parts[2].where(order), "hr_bpm")
+  assert again["mae"]["value"] == pytest.approx(scores["mae"]["value"], rel=1e-9)
+
+
+def test_windows_without_a_label_are_skipped(parts):
+  train, validation, test = parts
+  for table in parts:
+    table["hr_bpm"][::4] = np.nan
+  scores = probes.probe(train, validation, test, "hr_bpm")
+  kept = [table.where(np.isfinite(table["hr_bpm"])) for table in parts]
+  assert scores == probes.probe(*kept, "hr_bpm")
+  assert scores["n_windows"] == 60
+
+
+def test_scores_equal_scikit_learn_and_numpy():
+  rng = np.random.default_rng(4)
+  participant = np.array(["a"] * 30 + ["b"] * 10)
+  true = rng.normal(80, 12, 40)
+  predicted = true + rng.normal(2, 5, 40)
+  got = probes.score(true, predicted, participant, target="hr_bpm", label_origin="ecg")
+  absolute = np.abs(predicted - true)
+  assert got["mae"]["value"] == pytest.approx((absolute[:30].mean() + absolute[30:].mean()) / 2)
+  assert got["mae_pooled"] == pytest.approx(metrics.mean_absolute_error(true, predicted))
+  assert got["r2"] == pytest.approx(metrics.r2_score(true, predicted))
+  assert got["r"] == pytest.approx(np.corrcoef(true, predicted)[0, 1])
+  centred = [
+    np.concatenate([v[:30] - v[:30].mean(), v[30:] - v[30:].mean()]) for v in (true, predicted)
+  ]
+  assert got["r_within"] == pytest.approx(np.corrcoef(*centred)[0, 1])
+  assert got["sd_error"] == pytest.approx(np.std(predicted - true))
+  assert got["label_origin"] == "ecg"
+
+
+def test_octave_errors_are_counted_for_heart_rate():
+  true = np.array([60.0, 80, 100, 120])
+  predicted = np.array([120.0, 41, 100, 118])
+  got = probes.score(true, predicted, np.array(list("abcd")), target="hr_bpm")
+  assert (got["half_rate"], got["double_rate"]) == (0.25, 0.25)
+  assert "half_rate" not in probes.score(true, predicted, np.array(list("abcd")), target="sdnn_ms")
+
+
+def test_constants_have_no_correlation_and_give_no_warning():
+  true = np.array([60.0, 70, 80])
+  got = probes.score(true, np.full(3, 0.1) * 700, np.array(["a", "a", "b"]), target="hr_bpm")
+  assert np.isnan([got["r"], got["r_within"]]).all()
+  assert got["sd_predicted"] == 0
+  one = probes.score(true[:1], true[:1], np.array(["a"]), target="hr_bpm")
+  assert np.isnan([one["r"], one["r2"], one["mae"]["lo"]]).all()
+
+
+def test_a_target_with_noisy_labels_is_not_measurable():
+  true = np.random.default_rng(5).normal(40, 10, 400)
+  args = (true, true, np.repeat(["a", "b"], 200))
+  assert probes.score(*args, target="rmssd_ms")["measurable"] is None
+  assert probes.score(*args, target="rmssd_ms", label_error_sd=3.0)["measurable"] is True
+  assert probes.score(*args, target="rmssd_ms", label_error_sd=7.0)["measurable"] is False
+
+
+def test_one_participant_only_is_refused(parts):
+  alone = _table("a", 30, 6)
+  thirds = [alone.where(np.arange(k, 30, 3)) for k in range(3)]
+  with pytest.raises(DistillError, match="one participant only \\('a'\\)"):
+    probes.probe(*thirds, "hr_bpm")
+
+
+def test_a_planted_leak_is_refused(parts):
+  train, validation, test = parts
+  test.columns["participant"][0] = "c"
+  with pytest.raises(DistillError, match="'c' stands in both train and test"):
+    probes.probe(train, validation, test, "hr_bpm")
+
+
+def test_a_part_without_labels_is_refused(parts):
+  parts[1]["hr_bpm"][:] = np.nan
+  with pytest.raises(DistillError, match="none of the 60 validation windows has a label 'hr_bpm'"):
+    probes.probe(*parts, "hr_bpm")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_refused(parts, value):
+  parts[0].embedding[3, 2] = value
+  with pytest.raises(DistillError, match="NaN or infinite"):
+    probes.probe(*parts, "hr_bpm")
+  with pytest.raises(DistillError, match="hold NaN"):
+    probes.score(np.ones(2), np.array([1, value]), np.array(["a", "b"]), target="hr_bpm")
