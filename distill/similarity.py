@@ -1,0 +1,60 @@
+"""How alike two sets of features are: linear centred kernel alignment (CKA).
+
+Used to see, layer by layer, how far fine-tuning or merging moved an encoder from where it started.
+"""
+
+import numpy as np
+
+from distill.errors import DistillError
+
+_ROWS = 4096  # in float64 at a time, so that a large table is never copied whole
+
+
+def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
+  """Linear CKA between two feature tables whose rows are the same windows.
+
+  With centred X [n, d] and Y [n, e]:
+
+      CKA = |X^T Y|^2 / (|X^T X| |Y^T Y|)      (Frobenius norms)
+
+  This form needs memory for d * e numbers, whatever n is. The value does not change when either
+  table is rotated, shifted, or scaled as a whole. With fewer rows than columns it is near 1 for any
+  two tables, so use many more rows than columns.
+
+  Args:
+    first: [n, d] features.
+    second: [n, e] features of the same rows.
+
+  Returns:
+    In [0, 1]; 1 = the same up to rotation, shift and scale.
+
+  Raises:
+    DistillError: no tables of the same number of rows (at least 2), values that are not finite, or
+      a table whose rows are all alike.
+
+  Reference: Kornblith et al. 2019, arXiv 1905.00414, section 3.
+  """
+  first, second = np.asarray(first), np.asarray(second)
+  if first.ndim != 2 or second.ndim != 2 or len(first) != len(second) or len(first) < 2:
+    raise DistillError(
+      f"feature similarity needs two tables [rows, features] of the same rows, at least 2; got"
+      f" {first.shape} and {second.shape}"
+    )
+  cross = _squared_norm(first, second)
+  own = np.sqrt(_squared_norm(first, first)) * np.sqrt(_squared_norm(second, second))
+  if not np.isfinite(own):
+    raise DistillError("feature similarity met values that are not finite; did training diverge?")
+  if own == 0:
+    raise DistillError("feature similarity is not defined: all rows of one table are alike")
+  return float(cross / own)
+
+
+def _squared_norm(x: np.ndarray, y: np.ndarray) -> float:
+  """|X^T Y|^2 of the centred tables."""
+  x_mean = x.mean(axis=0, dtype=np.float64, keepdims=True)
+  y_mean = y.mean(axis=0, dtype=np.float64, keepdims=True)
+  product = np.zeros((x.shape[1], y.shape[1]))
+  for start in range(0, len(x), _ROWS):
+    rows = slice(start, start + _ROWS)
+    product += (x[rows] - x_mean).T @ (y[rows] - y_mean)
+  return float(np.sum(np.square(product)))
