@@ -1,0 +1,216 @@
+"""Experiment configs: the keys there are, their defaults, and how overrides are applied.
+
+`base()` holds every key that any part of the toolkit reads, with its default. A file in configs/
+starts from it and changes what its experiment needs; a key that is not in `base()` is read by
+nobody and stops the run. The sections `teacher` and `student` are the arguments of the function
+that their `build` key names.
+"""
+
+import importlib.util
+import inspect
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from distill import registry
+from distill.errors import DistillError, nearest
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def _optim(learning_rate: float) -> ConfigDict:
+  return ConfigDict(
+    {"learning_rate": learning_rate, "warmup_steps": 50, "weight_decay": 0.01, "clip_norm": 1.0}
+  )
+
+
+def base() -> ConfigDict:
+  """Every key there is, with its default."""
+  config = ConfigDict()
+  config.name = "unnamed"
+  config.seed = 0
+  config.folds = (0,)  # held-out folds to run; every fold trains its own teacher and student
+
+  config.data = ConfigDict()
+  config.data.sets = ("simulated",)
+  config.data.source = ""  # folder with the official files; the simulated cohort needs none
+  config.data.splits = (
+    ""  # folder of split files <set>.txt; "": by a hash of the participant's name
+  )
+  config.data.prepared_dir = "prepared"
+  config.data.ppg_rate_hz = 64.0
+  config.data.acc_rate_hz = 50.0
+  config.data.window_s = 60.0
+  config.data.hop_s = 60.0
+  config.data.min_coverage = 0.5
+  config.data.min_template_r = 0.8
+  config.data.min_spectral_purity = 0.3
+  config.data.workers = 2
+  config.data.simulated = ConfigDict(
+    {"participants": 40, "minutes": 20, "device": "fine", "amplitude": 1.0, "gaps": True, "seed": 0}
+  )
+
+  config.teacher = ConfigDict()
+  config.teacher.build = "teachers.transformer:build"
+  config.teacher.load = ""  # folder of a pretrained teacher; "" pretrains one
+  config.pretrain = ConfigDict()
+  config.pretrain.steps = 400
+  config.pretrain.batch_size = 64
+  config.pretrain.mask_ratio = 0.8
+  config.pretrain.decoder = ConfigDict({"width": 32, "depth": 1, "heads": 2})
+  config.pretrain.optim = _optim(2e-3)
+  config.pretrain.log_every = 20
+  config.pretrain.eval_every = 200
+
+  config.student = ConfigDict()
+  config.student.build = "students.transformer:build"
+  config.steps = 400
+  config.batch_size = 128
+  config.head = ConfigDict({"hidden": 256, "dim": 64})
+  config.loss = ConfigDict()
+  config.loss.contrastive = 1.0
+  config.loss.temperature = 0.04
+  config.loss.direction = 0.5  # lambda: 1 is acceleration queries only
+  config.loss.regression = 1.0
+  config.loss.regression_kind = "mse"  # mse | cosine | huber
+  config.optim = _optim(1e-3)
+  config.log_every = 20
+  config.eval_every = 100
+
+  config.supervised = ConfigDict()
+  config.supervised.steps = 400
+  config.supervised.batch_size = 128
+  config.supervised.optim = _optim(1e-3)
+  config.supervised.log_every = 20
+  config.supervised.eval_every = 100
+
+  config.evaluate = ConfigDict()
+  config.evaluate.galleries = (
+    100,
+  )  # sizes of the repeated galleries; the whole set is always added
+  config.evaluate.repeats = 20
+  config.evaluate.targets = ("hr_bpm", "sdnn_ms", "rmssd_ms")
+  config.evaluate.alphas = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
+  config.evaluate.seed = 0
+  return config
+
+
+def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
+  """The locked config of a file with dotted overrides applied and every key checked.
+
+  Args:
+    path: a Python file with `get_config()`; `path:argument` calls `get_config(argument)`, such as
+      "configs/quickstart.py:smoke".
+    overrides: strings "--config.optim.learning_rate=3e-4".
+
+  Raises:
+    DistillError: no such file, an override that cannot be applied, a key that nobody reads.
+  """
+  file, _, argument = str(path).partition(":")
+  if not pathlib.Path(file).is_file():
+    raise DistillError(f"no config file at {file}; the shipped ones are in configs/")
+  config = _get_config(pathlib.Path(file), argument)
+  check(config)
+  config.lock()
+  if overrides:
+    config = _apply(config, list(overrides))
+    check(config)
+  return config
+
+
+def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
+  spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+  if spec is None or spec.loader is None:
+    raise DistillError(f"{file} is not a Python file; a config is one with get_config()")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(argument) if argument else module.get_config()
+  except DistillError:
+    raise
+  except Exception as error:  # the user's own code: report its message, whatever it raises
+    raise DistillError(f"{file}: {type(error).__name__}: {error}") from error
+  if not isinstance(config, ConfigDict):
+    raise DistillError(f"{file}: get_config() returned {type(config).__name__}, not a ConfigDict")
+  return config
+
+
+def _apply(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+  known = flatten(config)
+  for override in overrides:
+    name, equals, _ = override.removeprefix("--config.").partition("=")
+    if not equals:
+      raise DistillError(f"override {override!r} has no value; write {override}=VALUE")
+    if name not in known:
+      raise DistillError(f"no key config.{name}{nearest(name, known)}")
+  holder = flags.FlagValues()
+  argv = ["distill", *overrides]
+  config_flags.DEFINE_config_dict("config", config, flag_values=holder, sys_argv=argv)
+  try:
+    holder(argv)
+  except (flags.Error, TypeError, ValueError) as error:
+    reason = str(error).strip().splitlines()[0]
+    raise DistillError(f"cannot apply {' '.join(overrides)}: {reason}") from error
+  return holder.config
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+  """Dotted key -> value, for every leaf."""
+  flat: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses keys that nobody reads, and keys that are missing.
+
+  Raises:
+    DistillError: naming the key and the nearest known ones.
+  """
+  known = flatten(base())
+  for section in ("teacher", "student"):
+    build = registry.resolve(config[section].build, key=f"{section}.build")
+    arguments = inspect.signature(build).parameters
+    known |= {f"{section}.{name}": None for name in arguments if name != "seed"}
+  given = flatten(config)
+  for name in given:
+    if name not in known:
+      raise DistillError(f"config.{name} is read by nobody{nearest(name, known)}")
+  for name in flatten(base()):
+    if name not in given:
+      raise DistillError(f"config.{name} is missing; start from distill.config.base()")
+
+
+def build_arguments(section: ConfigDict) -> dict[str, Any]:
+  """The arguments of the section's build function: every key but `build` and `load`."""
+  return {name: value for name, value in section.items() if name not in ("build", "load")}
+
+
+def to_json(config: ConfigDict) -> str:
+  """The resolved config as text, the same for the same values."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list)
+
+
+def versions() -> dict[str, str]:
+  """Versions of what the numbers of a run depend on."""
+  from importlib import metadata
+
+  packages = ("ppg2accel", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+  packages += ("numpy", "scipy", "scikit-learn", "neurokit2", "tensorflow-datasets")
+  found = {"python": sys.version.split()[0]}
+  for package in packages:
+    try:
+      found[package] = metadata.version(package)
+    except metadata.PackageNotFoundError:
+      found[package] = "not installed"
+  return found

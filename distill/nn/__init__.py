@@ -1,0 +1,1 @@
+"""Layers that teachers and students share. Every call takes a mask, True where observed."""

@@ -1,0 +1,138 @@
+"""The encoder contract, and the patch transformer that teachers and students are built from."""
+
+import abc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from distill import signals
+from distill.errors import DistillError
+from distill.nn import layers
+from distill.spec import SignalSpec
+
+POOLINGS = {"mean": layers.masked_mean, "mean_sd": layers.masked_mean_sd}
+
+
+class Encoder(nnx.Module):
+  """Maps prepared windows [batch, time, channels] and their mask to embeddings [batch, dim].
+
+  Attributes:
+    spec: the signal it expects; `distill.signals.preprocess` brings a raw window there.
+    dim: length of the embedding.
+  """
+
+  spec: SignalSpec
+  dim: int
+
+  @abc.abstractmethod
+  def __call__(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """[batch, time, channels] float32, [batch, time, channels] bool -> [batch, dim] float32.
+
+    A row in which nothing was observed gives the zero vector, which no real window gives.
+    """
+
+  def check(self, signal: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The mask to use; refuses shapes that are not the spec's.
+
+    Raises:
+      DistillError: wrong number of samples or channels, or a mask of another shape.
+    """
+    if signal.shape[1:] != self.spec.shape:
+      raise DistillError(
+        f"this {self.spec.modality} encoder expects windows [batch, {self.spec.samples},"
+        f" {len(self.spec.channels)}] ({self.spec.window_s:g} s at {self.spec.rate_hz:g} Hz), got"
+        f" {list(signal.shape)}; make them with distill.signals.to_windows(samples, rate_hz, spec)"
+      )
+    if mask is None:
+      return jnp.ones(signal.shape, bool)
+    if mask.shape != signal.shape:
+      raise DistillError(f"mask has shape {list(mask.shape)}, the signal {list(signal.shape)}")
+    return mask
+
+  def embed(
+    self,
+    signal: np.ndarray,
+    *,
+    rate_hz: float,
+    hop_s: float | None = None,
+    batch_size: int = 64,
+  ) -> np.ndarray:
+    """Embeds one raw recording of any length and rate.
+
+    Args:
+      signal: [time, channels] in the spec's unit, NaN where a sample is missing.
+      rate_hz: samples per second of `signal`.
+      hop_s: seconds between window starts; the window's own length if None.
+      batch_size: windows per compiled call.
+
+    Returns:
+      [windows, dim] float32. Windows in which nothing was observed are zero vectors.
+
+    Raises:
+      DistillError: wrong channel count, or a recording shorter than one window.
+    """
+    windows, mask, _ = signals.to_windows(signal, rate_hz, self.spec, hop_s)
+    return apply(self, windows, mask, batch_size=batch_size)
+
+
+def apply(
+  encoder: Encoder, windows: np.ndarray, mask: np.ndarray, *, batch_size: int
+) -> np.ndarray:
+  """Embeds prepared windows in compiled batches of one shape; the last is padded, not dropped.
+
+  Args:
+    encoder: any encoder.
+    windows: [n, time, channels] prepared windows.
+    mask: [n, time, channels] bool.
+    batch_size: windows per call.
+
+  Returns:
+    [n, dim] float32 NumPy.
+  """
+  graphdef, state = nnx.split(encoder)
+  forward = jax.jit(lambda state, x, m: nnx.merge(graphdef, state)(x, m))
+  out = [np.zeros((0, encoder.dim), np.float32)]
+  for start in range(0, len(windows), batch_size):
+    x, m = windows[start : start + batch_size], mask[start : start + batch_size]
+    pad = [(0, batch_size - len(x)), (0, 0), (0, 0)]
+    out.append(np.asarray(forward(state, np.pad(x, pad), np.pad(m, pad)))[: len(x)])
+  return np.concatenate(out)
+
+
+class PatchTransformer(Encoder):
+  """One transformer over the tokens of a stem, pooled over what was observed."""
+
+  def __init__(
+    self,
+    spec: SignalSpec,
+    stem: nnx.Module,
+    *,
+    width: int,
+    depth: int,
+    heads: int,
+    pool: str,
+    rngs: nnx.Rngs,
+  ):
+    if pool not in POOLINGS:
+      raise DistillError(f"pool is {pool!r}; expected one of {', '.join(POOLINGS)}")
+    if width % heads:
+      raise DistillError(f"width {width} is not a multiple of heads {heads}")
+    self.spec = spec
+    self.stem = stem
+    self.pool = pool
+    self.width = width
+    self.dim = width * (2 if pool == "mean_sd" else 1)
+    self.transformer = layers.Transformer(width, depth, heads, rngs=rngs)
+
+  def tokens(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Tokens with positions added, [batch, tokens, width], and which of them were observed."""
+    tokens, observed = self.stem(signal, mask)
+    positions = layers.sinusoidal_positions(tokens.shape[1], self.width)
+    return tokens + jnp.asarray(positions)[None], observed
+
+  def __call__(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    mask = self.check(signal, mask)
+    tokens, observed = self.tokens(signal, mask)
+    return POOLINGS[self.pool](self.transformer(tokens, observed), observed)

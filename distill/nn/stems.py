@@ -1,0 +1,149 @@
+"""From a prepared window to tokens: raw patches, or a learned filter bank and its envelope.
+
+A stem maps (signal [batch, time, channels], mask of the same shape) to (tokens [batch, n, width],
+observed [batch, n]). What lies under the mask never reaches a token.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from distill.errors import DistillError
+
+# A token counts as observed when at least this share of its samples was. Ours.
+MIN_TOKEN_COVERAGE = 0.5
+
+
+def _count_patches(samples: int, patch: int, what: str) -> int:
+  if samples % patch:
+    raise DistillError(
+      f"{what} is {patch} samples, which does not divide the window of {samples} samples;"
+      f" choose a divisor of {samples}"
+    )
+  return samples // patch
+
+
+class PatchStem(nnx.Module):
+  """Non-overlapping patches of raw samples, each projected linearly."""
+
+  def __init__(self, samples: int, channels: int, width: int, patch: int, *, rngs: nnx.Rngs):
+    self.tokens = _count_patches(samples, patch, "patch")
+    self.patch = patch
+    self.project = nnx.Linear(patch * channels, width, rngs=rngs)
+
+  def patches(self, signal: jax.Array) -> jax.Array:
+    """[batch, time, channels] -> [batch, tokens, patch * channels]."""
+    return signal.reshape(len(signal), self.tokens, -1)
+
+  def observed(self, mask: jax.Array) -> jax.Array:
+    """[batch, time, channels] bool -> [batch, tokens] bool."""
+    return jnp.mean(self.patches(mask), axis=2, dtype=jnp.float32) >= MIN_TOKEN_COVERAGE
+
+  def __call__(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    signal = jnp.where(mask, signal, 0.0)
+    return self.project(self.patches(signal)), self.observed(mask)
+
+
+def _gabor_bank(taps: int, filters: int, rate_hz: float, low_hz: float, high_hz: float):
+  """[taps, filters] Hann-windowed cosines, centres spaced evenly in log frequency, unit energy."""
+  time_s = (np.arange(taps) - (taps - 1) / 2) / rate_hz
+  centres_hz = np.geomspace(low_hz, high_hz, filters)
+  bank = np.hanning(taps + 2)[1:-1, None] * np.cos(2 * np.pi * time_s[:, None] * centres_hz)
+  bank -= bank.mean(axis=0)
+  return (bank / np.linalg.norm(bank, axis=0)).astype(np.float32)
+
+
+def _fourier_basis(frames: int, waves: int, frame_hz: float, low_hz: float, high_hz: float):
+  """[frames, 2 * waves] Hann-windowed sine and cosine pairs, evenly spaced from low to high."""
+  time_s = np.arange(frames) / frame_hz
+  angle = 2 * np.pi * time_s[:, None] * np.linspace(low_hz, high_hz, waves)
+  window = np.hanning(frames + 2)[1:-1, None]
+  basis = np.concatenate([window * np.cos(angle), window * np.sin(angle)], axis=1)
+  return (basis / np.linalg.norm(basis, axis=0)).astype(np.float32)
+
+
+class FilterbankStem(nnx.Module):
+  """Learned filters at full rate, their log envelope, and its modulation power.
+
+  Beat-locked movement at the wrist lies at 4-15 Hz and below the noise, so nothing may be pooled
+  before that band is separated, and its *rhythm*, not its waveform, carries heart rate:
+
+      band energy  e[t, k] = mean over a frame of sum over axes of (filter_k * signal)^2
+      envelope     u[t, c] = mix_c(log(e + floor) - its mean over the window)
+      modulation   p[s, c, m] = log(<u_s, cos_m>^2 + <u_s, sin_m>^2), s a stretch of frames
+      token        s = linear(p[s]) + linear(mean log energy)
+
+  Squares are summed over the axes before the log, so the bank does not depend on how the device
+  is turned. Filters start as Hann-windowed cosines from 1 Hz up, modulations as Fourier pairs from
+  0.5 to 4.5 Hz (30-270 per minute); all are learned. Ours; the learned bank follows LEAF (Zeghidour
+  et al. 2021, arXiv 2101.08596), the modulation spectrum is standard in speech.
+  """
+
+  FLOOR_G2 = 1e-9  # (0.03 milli-g)^2, below the noise of the finest sensors in use
+
+  def __init__(
+    self,
+    samples: int,
+    width: int,
+    *,
+    rate_hz: float,
+    filters: int,
+    taps: int,
+    frame: int,
+    stretch: int,
+    hop: int,
+    mixes: int,
+    waves: int,
+    rngs: nnx.Rngs,
+  ):
+    frames = _count_patches(samples, frame, "student.frame")
+    if stretch > frames or (frames - stretch) % hop:
+      raise DistillError(
+        f"student.stretch {stretch} and student.hop {hop} do not tile {frames} frames:"
+        f" ({frames} - stretch) must be a non-negative multiple of hop"
+      )
+    frame_hz = rate_hz / frame
+    self.taps, self.frame, self.frames = taps, frame, frames
+    self.starts = tuple(range(0, frames - stretch + 1, hop))
+    self.stretch = stretch
+    self.tokens = len(self.starts)
+    self.bank = nnx.Param(jnp.asarray(_gabor_bank(taps, filters, rate_hz, 1.0, 0.45 * rate_hz)))
+    self.mix = nnx.Linear(filters, mixes, rngs=rngs)
+    self.modulation = nnx.Param(jnp.asarray(_fourier_basis(stretch, waves, frame_hz, 0.5, 4.5)))
+    self.project = nnx.Linear(mixes * waves, width, rngs=rngs)
+    self.level = nnx.Linear(filters, width, rngs=rngs)
+
+  def band_energy(self, signal: jax.Array) -> jax.Array:
+    """[batch, time, axes] -> [batch, frames, filters]: frame mean square, summed over axes."""
+    batch, time, axes = signal.shape
+    lanes = jnp.moveaxis(signal, 2, 1).reshape(batch * axes, time, 1)
+    filtered = jax.lax.conv_general_dilated(
+      lanes, self.bank[...][:, None, :], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    energy = jnp.square(filtered).reshape(batch, axes, self.frames, self.frame, -1)
+    return jnp.sum(jnp.mean(energy, axis=3), axis=1)
+
+  def frames_observed(self, mask: jax.Array) -> jax.Array:
+    """[batch, time, axes] bool -> [batch, frames]: each sample under the filters was seen."""
+    seen = jnp.all(mask, axis=2)
+    lost = jax.lax.reduce_window(~seen, False, jax.lax.bitwise_or, (1, self.taps), (1, 1), "SAME")
+    return ~jnp.any(lost.reshape(len(mask), self.frames, self.frame), axis=2)
+
+  def __call__(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    seen = self.frames_observed(mask)
+    log_energy = jnp.log(self.band_energy(jnp.where(mask, signal, 0.0)) + self.FLOOR_G2)
+    weight = seen[:, :, None].astype(log_energy.dtype)
+    count = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0)
+    level = jnp.sum(log_energy * weight, axis=1, keepdims=True) / count
+    envelope = self.mix((log_energy - level) * weight) * weight
+    stretches = jnp.stack([envelope[:, i : i + self.stretch] for i in self.starts], axis=1)
+    observed = jnp.stack([seen[:, i : i + self.stretch] for i in self.starts], axis=1)
+    waves = jnp.einsum("bsfc,fm->bscm", stretches, self.modulation[...])
+    cosine, sine = jnp.split(waves, 2, axis=3)
+    power = jnp.log(jnp.square(cosine) + jnp.square(sine) + 1e-3)
+    power = power.reshape(*power.shape[:2], -1)
+    # log energies run from about -20 (sensor noise) to 2 (running): bring them near unit scale.
+    level = (level + 12.0) / 4.0
+    tokens = self.project(power) + self.level(level)
+    return tokens, jnp.mean(observed, axis=2, dtype=jnp.float32) >= MIN_TOKEN_COVERAGE

@@ -1,0 +1,183 @@
+"""What is trained: a module that holds an encoder and maps a batch to loss terms.
+
+Each objective is an nnx module with `encoder` and `terms(batch, key) -> {name: [batch] values}` and
+`weights`; the total is the weighted sum of the means. A batch is a dictionary with the keys of
+`distill.spec` and, by objective, "teacher", "recording", "t0_s" or "targets".
+"""
+
+import abc
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from distill import losses
+from distill.errors import DistillError
+from distill.nn import layers
+from distill.nn.encoder import Encoder, PatchTransformer
+from distill.nn.stems import PatchStem
+
+Batch = Mapping[str, jax.Array]
+
+
+class Objective(nnx.Module):
+  """Common to all: the weighted total."""
+
+  encoder: Encoder
+  weights: Mapping[str, float]
+
+  @abc.abstractmethod
+  def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+    """Unreduced loss terms, each [batch]."""
+
+  def loss(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(scalar total, each term's mean by its name)."""
+    means = {name: jnp.mean(values) for name, values in self.terms(batch, key).items()}
+    total = sum((self.weights[name] * means[name] for name in means), start=jnp.float32(0.0))
+    return total, means
+
+
+class MaskedAutoencoding(Objective):
+  """Masked autoencoding of raw patches (He et al. 2021; for PPG: arXiv 2412.11276, stage A).
+
+  `mask_ratio` of the tokens are physically dropped, the encoder sees the rest, a light decoder gets
+  one learnable token at every hidden place, and the squared error counts hidden samples that were
+  observed.
+  """
+
+  def __init__(
+    self,
+    encoder: PatchTransformer,
+    *,
+    mask_ratio: float,
+    width: int,
+    depth: int,
+    heads: int,
+    rngs: nnx.Rngs,
+  ):
+    if not isinstance(getattr(encoder, "stem", None), PatchStem):
+      raise DistillError("masked autoencoding needs an encoder with a PatchStem (raw patches)")
+    stem: PatchStem = encoder.stem
+    self.encoder = encoder
+    self.weights = {"reconstruction": 1.0}
+    self.kept = max(1, round(stem.tokens * (1.0 - mask_ratio)))
+    self.bridge = nnx.Linear(encoder.width, width, rngs=rngs)
+    self.hidden_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
+    self.decoder = layers.Transformer(width, depth, heads, rngs=rngs)
+    samples = stem.patch * len(encoder.spec.channels)
+    self.predict = nnx.Linear(width, samples, rngs=rngs)
+
+  def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+    modality = self.encoder.spec.modality
+    signal, mask = batch[modality], batch[modality + "_mask"]
+    tokens, observed = self.encoder.tokens(signal, mask)
+    index, hidden = layers.choose_kept(key, observed, self.kept)
+    kept = jnp.take_along_axis(tokens, index[:, :, None], axis=1)
+    kept_observed = jnp.take_along_axis(observed, index, axis=1)
+    encoded = self.bridge(self.encoder.transformer(kept, kept_observed, index))
+    batch_size, count = observed.shape
+    full = jnp.broadcast_to(self.hidden_token[...], (batch_size, count, encoded.shape[2]))
+    rows = jnp.arange(batch_size)[:, None]
+    full = full.at[rows, index].set(
+      jnp.where(kept_observed[:, :, None], encoded, full[rows, index])
+    )
+    full = full + jnp.asarray(layers.sinusoidal_positions(count, encoded.shape[2]))[None]
+    prediction = self.predict(self.decoder(full, jnp.ones(observed.shape, bool)))
+    scored = self.encoder.stem.patches(mask) & (hidden & observed)[:, :, None]
+    target = self.encoder.stem.patches(signal)
+    return {"reconstruction": losses.masked_reconstruction(prediction, target, scored)}
+
+
+class Standardise(nnx.Module):
+  """(x - mean) / sd with constants of the training people; travels with the weights."""
+
+  def __init__(self, mean: np.ndarray, sd: np.ndarray):
+    self.mean = layers.Constant(jnp.asarray(mean, jnp.float32))
+    self.sd = layers.Constant(jnp.asarray(sd, jnp.float32))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return (x - self.mean[...][None]) / self.sd[...][None]
+
+
+class TeacherHead(nnx.Module):
+  """Standardises the frozen teacher's embedding, then projects it."""
+
+  def __init__(self, mean: np.ndarray, sd: np.ndarray, hidden: int, dim: int, *, rngs: nnx.Rngs):
+    self.standardise = Standardise(mean, sd)
+    self.project = layers.ProjectionHead(len(mean), hidden, dim, rngs=rngs)
+
+  def __call__(self, embedding: jax.Array) -> jax.Array:
+    return self.project(self.standardise(embedding))
+
+
+class Distillation(Objective):
+  """A student learns to land on a frozen teacher's embedding of the same seconds.
+
+  contrastive: two-way InfoNCE between the projections; regression: the student's linear prediction
+  of the standardised teacher embedding. The gradient stops at the teacher embedding, before its
+  trainable head.
+  """
+
+  def __init__(
+    self,
+    encoder: Encoder,
+    *,
+    teacher_mean: np.ndarray,
+    teacher_sd: np.ndarray,
+    hidden: int,
+    dim: int,
+    contrastive: float,
+    temperature: float,
+    direction: float,
+    regression: float,
+    regression_kind: str,
+    rngs: nnx.Rngs,
+  ):
+    self.encoder = encoder
+    self.student_head = layers.ProjectionHead(encoder.dim, hidden, dim, rngs=rngs)
+    self.teacher_head = TeacherHead(teacher_mean, teacher_sd, hidden, dim, rngs=rngs)
+    self.regressor = nnx.Linear(encoder.dim, len(teacher_mean), rngs=rngs)
+    self.weights = {"contrastive": contrastive, "regression": regression}
+    self.temperature, self.direction = temperature, direction
+    self.regression_kind = regression_kind
+
+  def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+    del key  # nothing is drawn here
+    modality = self.encoder.spec.modality
+    teacher = jax.lax.stop_gradient(batch["teacher"])
+    student = self.encoder(batch[modality], batch[modality + "_mask"])
+    contrastive = losses.info_nce(
+      self.student_head(student),
+      self.teacher_head(teacher),
+      temperature=self.temperature,
+      weight=self.direction,
+      recording=batch["recording"],
+      t0_s=batch["t0_s"],
+      exclude_s=self.encoder.spec.window_s,
+    )
+    target = jax.lax.stop_gradient(self.teacher_head.standardise(teacher))
+    regression = losses.regression(self.regressor(student), target, kind=self.regression_kind)
+    return {"contrastive": contrastive, "regression": regression}
+
+
+class Supervised(Objective):
+  """The same encoder trained on labels alone; targets are standardised over training windows."""
+
+  def __init__(self, encoder: Encoder, *, mean: np.ndarray, sd: np.ndarray, rngs: nnx.Rngs):
+    self.encoder = encoder
+    self.standardise = Standardise(mean, sd)
+    self.head = nnx.Linear(encoder.dim, len(mean), rngs=rngs)
+    self.weights = {"targets": 1.0}
+
+  def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+    del key  # nothing is drawn here
+    modality = self.encoder.spec.modality
+    embedding = self.encoder(batch[modality], batch[modality + "_mask"])
+    target = self.standardise(batch["targets"])
+    return {"targets": losses.masked_huber(self.head(embedding), target)}
+
+  def predict(self, embedding: jax.Array) -> jax.Array:
+    """[batch, dim] -> [batch, targets] in the targets' own units."""
+    return self.head(embedding) * self.standardise.sd[...][None] + self.standardise.mean[...][None]

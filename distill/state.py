@@ -1,0 +1,104 @@
+"""Train state and the pure, compiled step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from distill.objectives import Objective
+
+Params = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Everything that a checkpoint holds and a step maps to its next value.
+
+  Attributes:
+    step: int32 scalar; also the index of the next batch, so it is the position in the data.
+    params: trainable arrays.
+    opt_state: of optax.
+    key: random key of the run; folded with the step, so that a resumed run draws the same.
+    best_params: params at the best validation so far.
+    best: that validation's value, lower is better; inf before the first.
+  """
+
+  step: jax.Array
+  params: Params
+  opt_state: Any
+  key: jax.Array
+  best_params: Params
+  best: jax.Array
+
+
+def optimiser(settings: Any, steps: int) -> optax.GradientTransformation:
+  """AdamW with linear warm-up, cosine decay to zero at `steps` and clipping by global norm."""
+  warmup = min(settings.warmup_steps, max(1, steps // 2))
+  rate = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, warmup, max(steps, 2))
+  return optax.chain(
+    optax.clip_by_global_norm(settings.clip_norm),
+    optax.adamw(rate, b2=0.98, weight_decay=settings.weight_decay),
+  )
+
+
+class Step:
+  """The compiled step of one objective.
+
+  Args:
+    objective: the module; its structure is read once, its arrays live in the state.
+    tx: the optimiser.
+  """
+
+  def __init__(self, objective: Objective, tx: optax.GradientTransformation):
+    self._graphdef, self._params, self._rest = nnx.split(objective, nnx.Param, ...)
+    self._tx = tx
+    self._step: Callable = jax.jit(self._update, donate_argnums=0)
+    self.traces = 0
+
+  def init(self, seed: int) -> TrainState:
+    """State at step 0."""
+    params = nnx.to_pure_dict(self._params)
+    copy = jax.tree.map(jnp.copy, params)
+    return TrainState(
+      step=jnp.int32(0),
+      params=jax.tree.map(jnp.copy, params),
+      opt_state=self._tx.init(params),
+      key=jax.random.key(seed),
+      best_params=copy,
+      best=jnp.float32(jnp.inf),
+    )
+
+  def module(self, params: Params) -> Objective:
+    """The objective with these parameters in place."""
+    state = nnx.clone(self._params)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(self._graphdef, state, self._rest)
+
+  def __call__(
+    self, state: TrainState, batch: dict[str, jax.Array]
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update; the old state's buffers are given away."""
+    return self._step(state, batch)
+
+  def _update(self, state, batch):
+    self.traces += 1
+    key = jax.random.fold_in(state.key, state.step)
+
+    def loss(params):
+      return self.module(params).loss(batch, key)
+
+    (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts steps in int32
+      updates, opt_state = self._tx.update(grads, state.opt_state, state.params)
+    new = dataclasses.replace(
+      state,
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+    )
+    return new, {"loss": total, "grad_norm": optax.global_norm(grads), **terms}
