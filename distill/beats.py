@@ -70,7 +70,9 @@ def check_rr_ms(rr_ms: np.ndarray) -> np.ndarray:
   if rr_ms.ndim != 1:
     raise DistillError(f"rr_ms has shape {rr_ms.shape}; expected [intervals]")
   finite = rr_ms[np.isfinite(rr_ms)]
-  if len(finite) and not RR_RANGE_MS[0] <= np.median(finite) <= RR_RANGE_MS[1]:
+  outside = (finite < RR_RANGE_MS[0]) | (finite > RR_RANGE_MS[1])
+  # The median is looked at where it can matter: it costs more than all the rest of a label.
+  if outside.any() and not RR_RANGE_MS[0] <= np.median(finite) <= RR_RANGE_MS[1]:
     raise DistillError(
       f"the median of rr_ms is {np.median(finite):.4g}; expected {RR_RANGE_MS[0]:g} to"
       f" {RR_RANGE_MS[1]:g} ms between beats; were seconds, sample counts or a waveform passed?"
@@ -126,8 +128,8 @@ def sdnn_detrended_ms(rr_ms: np.ndarray, normal: np.ndarray | None = None) -> fl
   if keep.sum() < 3:
     return float("nan")
   time = np.cumsum(np.where(np.isfinite(rr_ms), rr_ms, 0.0))[keep]
-  line = np.polynomial.Polynomial.fit(time, rr_ms[keep], 1)
-  return float((rr_ms[keep] - line(time)).std(ddof=1))
+  time, kept = time - time.mean(), rr_ms[keep] - rr_ms[keep].mean()
+  return float((kept - time * (time @ kept) / (time @ time)).std(ddof=1))
 
 
 def rmssd_ms(rr_ms: np.ndarray, normal: np.ndarray | None = None) -> float:
@@ -168,23 +170,31 @@ def labels(beats: Beats, t0_s: float, window_s: float) -> Labels:
     window_s: length, seconds.
   """
   rr_ms, normal = intervals(beats, t0_s, t0_s + window_s)
-  n, coverage = int(normal.sum()), float(rr_ms[normal].sum() / (1000.0 * window_s))
   # Intervals that do not count may be anything; only their place is needed from here on.
   rr_ms = np.where(normal, rr_ms, np.nan)
-  hr_valid = coverage >= MIN_HR_COVERAGE and n >= MIN_HR_INTERVALS
-  hrv_valid = coverage >= MIN_HRV_COVERAGE and n >= MIN_HRV_INTERVALS
+  heart_rate = _heart_rate(rr_ms, normal, window_s)
+  n, coverage = heart_rate.n_beats, heart_rate.coverage
+  enough = coverage >= MIN_HRV_COVERAGE and n >= MIN_HRV_INTERVALS
 
-  def estimate(function, valid: bool) -> Estimate:
-    value = function(rr_ms, normal)
-    return Estimate(value, valid and np.isfinite(value), n, coverage)
+  def estimate(function) -> Estimate:
+    value = function(rr_ms, normal) if n else float("nan")
+    return Estimate(value, bool(enough and np.isfinite(value)), n, coverage)
 
   return Labels(
-    hr_bpm=estimate(hr_bpm, hr_valid),
-    sdnn_ms=estimate(sdnn_ms, hrv_valid),
-    rmssd_ms=estimate(rmssd_ms, hrv_valid),
-    sdnn_detrended_ms=estimate(sdnn_detrended_ms, hrv_valid),
-    pnn50=estimate(pnn50, hrv_valid),
+    hr_bpm=heart_rate,
+    sdnn_ms=estimate(sdnn_ms),
+    rmssd_ms=estimate(rmssd_ms),
+    sdnn_detrended_ms=estimate(sdnn_detrended_ms),
+    pnn50=estimate(pnn50),
   )
+
+
+def _heart_rate(rr_ms: np.ndarray, normal: np.ndarray, window_s: float) -> Estimate:
+  kept = rr_ms[normal]
+  coverage = float(kept.sum() / (1000.0 * window_s))
+  valid = coverage >= MIN_HR_COVERAGE and len(kept) >= MIN_HR_INTERVALS
+  value = float(60000.0 / kept.mean()) if len(kept) else float("nan")
+  return Estimate(value, valid, len(kept), coverage)
 
 
 def track_hr(track: HeartRateTrack, t0_s: float, window_s: float) -> Estimate:
@@ -215,7 +225,8 @@ def is_stationary(reference: Beats | HeartRateTrack, t0_s: float, window_s: floa
   if isinstance(reference, HeartRateTrack):
     ends = [track_hr(reference, start, STATIONARY_S) for start in starts]
   else:
-    ends = [labels(reference, start, STATIONARY_S).hr_bpm for start in starts]
+    spans = [intervals(reference, start, start + STATIONARY_S) for start in starts]
+    ends = [_heart_rate(rr_ms, normal, STATIONARY_S) for rr_ms, normal in spans]
   return all(end.valid for end in ends) and abs(ends[1].value - ends[0].value) <= STATIONARY_BPM
 
 
@@ -258,8 +269,10 @@ def regular(times_s: np.ndarray) -> np.ndarray:
 def pulses(ppg: np.ndarray, rate_hz: float, times_s: np.ndarray) -> np.ndarray:
   """[beats, points] unit-norm, zero-mean pulse shapes around each peak of a band-passed [time]."""
   offsets = np.arange(-round(PULSE_HALF_S * rate_hz), round(PULSE_HALF_S * rate_hz) + 1)
-  at = times_s[:, None] * rate_hz + offsets
-  shapes = np.interp(at, np.arange(len(ppg)), ppg)
+  at = (times_s[:, None] * rate_hz + offsets).clip(0, len(ppg) - 1)
+  left = np.minimum(at.astype(int), len(ppg) - 2)
+  low = ppg[left]
+  shapes = low + (at - left) * (ppg[left + 1] - low)
   shapes -= shapes.mean(1, keepdims=True)
   return shapes / np.maximum(np.linalg.norm(shapes, axis=1, keepdims=True), 1e-12)
 
@@ -287,7 +300,7 @@ def clean_ppg(ppg: np.ndarray, rate_hz: float) -> np.ndarray:
   return signals.band_pass(filled, rate_hz, PULSE_BAND_HZ)[:, 0]
 
 
-def detect_ppg(ppg: np.ndarray, rate_hz: float) -> Beats:
+def detect_ppg(ppg: np.ndarray, rate_hz: float, clean: np.ndarray | None = None) -> Beats:
   """Pulse beats of a PPG recording of either polarity.
 
   neurokit2's Elgendi detector on the band-passed signal, brought to one level over 8 s first: its
@@ -299,13 +312,14 @@ def detect_ppg(ppg: np.ndarray, rate_hz: float) -> Beats:
   Args:
     ppg: [time] at `rate_hz`, NaN where missing.
     rate_hz: samples per second.
+    clean: [time] `clean_ppg` of it, where the caller has it already.
 
   Returns:
     Beats in seconds after the first sample; none in a constant or missing signal.
   """
   import neurokit2  # slow to import
 
-  clean = clean_ppg(ppg, rate_hz)
+  clean = clean_ppg(ppg, rate_hz) if clean is None else clean
   level = np.sqrt(ndimage.uniform_filter1d(clean**2, max(round(LEVEL_S * rate_hz), 1)).clip(min=0))
   if len(clean) < LEVEL_S * rate_hz or not level.max() > 1e-9:
     return _beats(np.zeros(0), np.zeros(0, bool), "ppg")

@@ -5,12 +5,14 @@ but its pulses change shape; a slow drift of contact keeps pulses alike but adds
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import signal as scipy_signal
 
 from distill import beats
 
+POWER_BAND_HZ = (0.5, 8.0)
 HR_BAND_HZ = (0.5, 3.5)  # 30-210 bpm
 SEGMENT_S = 8.0
 LINE_HZ = 0.2  # half-width of the pulse line and of its first harmonic
@@ -54,10 +56,26 @@ def ppg_quality(
   Returns:
     The measures and the verdict; all zero for a constant or missing window.
   """
-  template_r = _template_r(clean, rate_hz, peaks_s)
-  purity = spectral_purity(clean, rate_hz)
-  usable = template_r >= min_template_r and purity >= min_spectral_purity
-  return Quality(float(np.sqrt(template_r * purity)), bool(usable), template_r, purity)
+  limits = {"min_template_r": min_template_r, "min_spectral_purity": min_spectral_purity}
+  return ppg_qualities(clean[None], rate_hz, [peaks_s], **limits)[0]
+
+
+def ppg_qualities(
+  clean: np.ndarray,
+  rate_hz: float,
+  peaks_s: Sequence[np.ndarray],
+  *,
+  min_template_r: float,
+  min_spectral_purity: float,
+) -> list[Quality]:
+  """`ppg_quality` of many windows at once: [windows, time] and the peaks of each."""
+  found = []
+  for window, peaks, purity in zip(clean, peaks_s, spectral_purity(clean, rate_hz), strict=True):
+    template_r = _template_r(window, rate_hz, peaks)
+    usable = bool(template_r >= min_template_r and purity >= min_spectral_purity)
+    quality = float(np.sqrt(template_r * purity))
+    found.append(Quality(quality, usable, template_r, float(purity)))
+  return found
 
 
 def _template_r(clean: np.ndarray, rate_hz: float, peaks_s: np.ndarray) -> float:
@@ -72,28 +90,29 @@ def _template_r(clean: np.ndarray, rate_hz: float, peaks_s: np.ndarray) -> float
   return float(np.clip((shapes @ template).mean() / norm, 0, 1)) if norm > 1e-9 else 0.0
 
 
-def spectral_purity(clean: np.ndarray, rate_hz: float) -> float:
+def spectral_purity(clean: np.ndarray, rate_hz: float) -> np.ndarray:
   """Mean over 8 s segments of the share of power within 0.2 Hz of the pulse line and its double.
 
   Each segment has its own line, so that a changing heart rate is no impurity.
 
   Args:
-    clean: [time] band-passed PPG.
+    clean: [..., time] band-passed PPG.
     rate_hz: samples per second.
 
   Returns:
-    In [0, 1]; 0 for a constant signal.
+    [...] in [0, 1]; 0 for a constant signal.
   """
-  length = min(round(SEGMENT_S * rate_hz), len(clean))
+  length = min(round(SEGMENT_S * rate_hz), clean.shape[-1])
   frequency, _, power = scipy_signal.spectrogram(
     clean, rate_hz, "hann", nperseg=length, noverlap=length // 2, nfft=4 * length, mode="psd"
   )
-  power = np.where((frequency[:, None] >= 0.5) & (frequency[:, None] <= 8.0), power, 0.0)
+  band = (frequency >= POWER_BAND_HZ[0]) & (frequency <= POWER_BAND_HZ[1])
+  frequency, power = frequency[band], power[..., band, :]
   heart = (frequency >= HR_BAND_HZ[0]) & (frequency <= HR_BAND_HZ[1])
-  line_hz = frequency[heart][power[heart].argmax(0)]
-  distance = np.minimum(
-    np.abs(frequency[:, None] - line_hz), np.abs(frequency[:, None] - 2 * line_hz)
-  )
-  total = power.sum(0)
-  pure = np.where(distance <= LINE_HZ, power, 0.0).sum(0)
-  return float(np.mean(pure / np.where(total > 1e-18, total, np.inf)))
+  line_hz = frequency[heart][power[..., heart, :].argmax(-2)][..., None, :]
+  at = frequency[:, None]
+  near = (np.abs(at - line_hz) <= LINE_HZ) | (np.abs(at - 2 * line_hz) <= LINE_HZ)
+  total = power.sum(-2)
+  pure = np.where(near, power, 0.0).sum(-2)
+  share: np.ndarray = np.mean(pure / np.where(total > 1e-18, total, np.inf), axis=-1)
+  return share

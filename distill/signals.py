@@ -6,6 +6,7 @@ Missing samples are NaN in raw signals and zero beside a False mask in preproces
 """
 
 import fractions
+import functools
 from typing import cast
 
 import numpy as np
@@ -126,6 +127,7 @@ def resample(samples: np.ndarray, rate_hz: float, to_hz: float) -> np.ndarray:
   return result.astype(np.float32)
 
 
+@functools.lru_cache
 def _resampling_filter(ratio: fractions.Fraction) -> np.ndarray:
   """Low-pass at the lower of the two Nyquist rates.
 
@@ -193,11 +195,7 @@ def band_pass(
   The signal is mirrored (odd) at both ends by one period of the lower edge, as far as it is long
   enough, so that the slow edge of the band settles outside the data. The result is float64.
   """
-  if band_filter == "pyppg":
-    sos = scipy_signal.cheby2(4, 20, band_hz, "bandpass", fs=rate_hz, output="sos")
-  else:
-    order = BUTTERWORTH_ORDER[band_filter]
-    sos = scipy_signal.butter(order, band_hz, "bandpass", fs=rate_hz, output="sos")
+  sos = _band_sections(rate_hz, tuple(band_hz), band_filter)
   padding = min(samples.shape[-2] - 1, round(rate_hz / band_hz[0]))
   samples = samples.astype(np.float64)
   passed = cast(np.ndarray, scipy_signal.sosfiltfilt(sos, samples, axis=-2, padlen=padding))
@@ -206,6 +204,17 @@ def band_pass(
   average = np.full(round(0.05 * rate_hz), 1 / round(0.05 * rate_hz))
   padding = min(samples.shape[-2] - 1, 3 * len(average))
   return cast(np.ndarray, scipy_signal.filtfilt(average, 1.0, passed, axis=-2, padlen=padding))
+
+
+@functools.lru_cache
+def _band_sections(rate_hz: float, band_hz: tuple[float, float], band_filter: str) -> np.ndarray:
+  """[sections, 6]; kept, because designing a filter takes longer than passing a window through."""
+  if band_filter == "pyppg":
+    sections = scipy_signal.cheby2(4, 20, band_hz, "bandpass", fs=rate_hz, output="sos")
+  else:
+    order = BUTTERWORTH_ORDER[band_filter]
+    sections = scipy_signal.butter(order, band_hz, "bandpass", fs=rate_hz, output="sos")
+  return cast(np.ndarray, sections)
 
 
 def preprocess(window: np.ndarray, mask: np.ndarray, spec: SignalSpec) -> np.ndarray:
