@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_collections
 from absl import flags
@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from distill import registry
 from distill.errors import DistillError, nearest
 
-ConfigDict = ml_collections.ConfigDict
+ConfigDict: TypeAlias = ml_collections.ConfigDict
 
 
 def _optim(learning_rate: float) -> ConfigDict:
@@ -63,6 +63,8 @@ def base() -> ConfigDict:
   config.pretrain.steps = 400
   config.pretrain.batch_size = 64
   config.pretrain.mask_ratio = 0.8
+  # A teacher whose own heart-rate probe does not beat the mean stops the run before distillation.
+  config.pretrain.check_probe = True
   config.pretrain.decoder = ConfigDict({"width": 32, "depth": 1, "heads": 2})
   config.pretrain.optim = _optim(2e-3)
   config.pretrain.log_every = 20
@@ -136,7 +138,7 @@ def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
     raise
   except Exception as error:  # the user's own code: report its message, whatever it raises
     raise DistillError(f"{file}: {type(error).__name__}: {error}") from error
-  if not isinstance(config, ConfigDict):
+  if not isinstance(config, ml_collections.ConfigDict):
     raise DistillError(f"{file}: get_config() returned {type(config).__name__}, not a ConfigDict")
   return config
 
@@ -164,7 +166,7 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
   """Dotted key -> value, for every leaf."""
   flat: dict[str, Any] = {}
   for name, value in config.items():
-    if isinstance(value, ConfigDict):
+    if isinstance(value, ml_collections.ConfigDict):
       flat |= flatten(value, f"{prefix}{name}.")
     else:
       flat[prefix + name] = value
@@ -189,6 +191,25 @@ def check(config: ConfigDict) -> None:
   for name in flatten(base()):
     if name not in given:
       raise DistillError(f"config.{name} is missing; start from distill.config.base()")
+  _check_values(config)
+
+
+def _check_values(config: ConfigDict) -> None:
+  if config.batch_size < 2:
+    raise DistillError(
+      f"config.batch_size is {config.batch_size}; contrastive distillation needs at least 2: the"
+      " other windows of the batch are the negatives"
+    )
+  for name, value in flatten(config).items():
+    last = name.rpartition(".")[2]
+    if last in ("steps", "batch_size", "log_every", "eval_every") and value < 1:
+      raise DistillError(f"config.{name} is {value}; expected 1 or more")
+  if not 0 < config.pretrain.mask_ratio < 1:
+    raise DistillError(f"config.pretrain.mask_ratio is {config.pretrain.mask_ratio}; give (0, 1)")
+  if not config.loss.temperature > 0:
+    raise DistillError(f"config.loss.temperature is {config.loss.temperature}; give a positive one")
+  if not config.folds:
+    raise DistillError("config.folds is empty; name at least one held-out fold, such as (0,)")
 
 
 def build_arguments(section: ConfigDict) -> dict[str, Any]:
@@ -201,12 +222,25 @@ def to_json(config: ConfigDict) -> str:
   return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list)
 
 
+def from_json(text: str) -> ConfigDict:
+  """The locked config that `to_json` wrote.
+
+  Raises:
+    DistillError: a key that this version does not read, or one that it needs.
+  """
+  config = ConfigDict(json.loads(text))
+  check(config)
+  return config.lock()
+
+
 def versions() -> dict[str, str]:
   """Versions of what the numbers of a run depend on."""
   from importlib import metadata
 
-  packages = ("ppg2accel", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-  packages += ("numpy", "scipy", "scikit-learn", "neurokit2", "tensorflow-datasets")
+  packages = [
+    *("ppg2accel", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
+    *("scipy", "scikit-learn", "neurokit2", "tensorflow-datasets"),
+  ]
   found = {"python": sys.version.split()[0]}
   for package in packages:
     try:

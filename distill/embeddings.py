@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,13 +77,8 @@ def save(table: EmbeddingTable, path: str | pathlib.Path) -> None:
   partial = path.with_name(path.name + ".partial")
   if path.suffix == ".npz":
     with open(partial, "wb") as file:
-      np.savez(
-        file,
-        embedding=table.embedding,
-        space=np.array(table.space),
-        pair=np.array(table.pair),
-        **dict(table.columns),
-      )
+      arrays: dict[str, Any] = {"embedding": table.embedding, **table.columns}
+      np.savez(file, space=np.array(table.space), pair=np.array(table.pair), **arrays)
   elif path.suffix == ".parquet":
     _n, dim = table.embedding.shape
     flat = pa.array(np.ascontiguousarray(table.embedding).reshape(-1))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distill import baselines, probes, retrieval, statistics
+from distill.data import splits
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 from distill.spec import TARGETS
@@ -131,6 +132,49 @@ def evaluate(
   if not sets:
     raise DistillError("evaluate was given no set; name at least one in config.data.sets")
   return {name: _evaluate_set(name, folds, settings) for name, folds in sets.items()}
+
+
+def probe_table(
+  table: EmbeddingTable, target: str, *, folds: int = 5, settings: Settings | None = None
+) -> dict[str, Any]:
+  """Probes one table of embeddings from anywhere, beside the mean, the clock and the own mean.
+
+  Args:
+    table: with `participant` and `target` columns. A `split` column ("train", "validation",
+      "test") is obeyed; without one, every participant is held out once in `folds` folds.
+    target: label column.
+    folds: used when there is no `split`.
+    settings: what is asked; its targets are replaced.
+
+  Returns:
+    {"probes": {target: {model: scores}}, "differences": {}}; the table's own row is "embedding".
+
+  Raises:
+    DistillError: no such column, too few participants, or no labels.
+  """
+  settings = dataclasses.replace(settings or Settings(), targets=(target,))
+  true = table[target]
+  if not np.issubdtype(true.dtype, np.number):
+    raise DistillError(f"column {target!r} holds {true.dtype}, not numbers; ridge needs numbers")
+  columns, n = dict(table.columns), len(table)
+  participant = table["participant"]
+  columns.setdefault("recording", np.full(n, ""))
+  columns.setdefault("t0_s", np.zeros(n))
+  if "split" in columns:
+    parts = [columns["split"]]
+  else:
+    assigned = splits.assign(sorted(set(participant.tolist())), folds)
+    parts = [assigned.split(k).part_of(participant) for k in range(folds)]
+  tables = [
+    FoldTables({"embedding": dataclasses.replace(table, columns={**columns, "split": part})})
+    for part in parts
+  ]
+  judged = _evaluate_set("embeddings", tables, settings)
+  if target in judged["skipped"]:
+    raise DistillError(f"no probe of {target!r}: {judged['skipped'][target]}")
+  if "t0_s" not in table.columns:
+    del judged["probes"][target][CLOCK]
+  return {"probes": judged["probes"], "differences": {target: {}}}
 
 
 def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) -> dict[str, Any]:

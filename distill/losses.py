@@ -25,6 +25,11 @@ def normalise(vectors: jax.Array) -> jax.Array:
   return vectors * jax.lax.rsqrt(jnp.sum(jnp.square(vectors), axis=1, keepdims=True) + EPS**2)
 
 
+def similarity(student: jax.Array, teacher: jax.Array) -> jax.Array:
+  """Cosines [n, m] of [n, dim] and [m, dim] vectors of any scale, at full float32."""
+  return jnp.matmul(normalise(student), normalise(teacher).T, precision=PRECISION)
+
+
 def info_nce(
   student: jax.Array,
   teacher: jax.Array,
@@ -64,7 +69,7 @@ def info_nce(
   _check_same_shape("student", student, "teacher", teacher)
   if len(student) < 2:
     raise ValueError("info_nce needs at least 2 rows: a batch of one has no negatives")
-  logits = jnp.matmul(normalise(student), normalise(teacher).T, precision=PRECISION) / temperature
+  logits = similarity(student, teacher) / temperature
   if recording is not None and t0_s is not None:
     near = jnp.abs(t0_s[:, None] - t0_s[None, :]) < exclude_s
     overlap = (recording[:, None] == recording[None, :]) & near

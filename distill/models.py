@@ -94,7 +94,7 @@ class ModelFolder:
 
 def save(
   folder: pathlib.Path,
-  module: nnx.Module,
+  module: Any,
   *,
   build: str,
   arguments: Mapping[str, Any],
@@ -163,15 +163,19 @@ def read(folder: str | pathlib.Path) -> ModelFolder:
   return ModelFolder(folder, fields, tensors)
 
 
+def model_folder(folder: str | pathlib.Path) -> pathlib.Path:
+  """The folder itself, or its model/ when it is the folder of a training."""
+  folder = pathlib.Path(folder)
+  return folder / "model" if (folder / "model" / SPEC).is_file() else folder
+
+
 def load_encoder(folder: str | pathlib.Path) -> Encoder:
   """The encoder of a model folder, or of a run folder that holds one under model/.
 
   Raises:
     DistillError: see `read`; or the weights do not fit the build function.
   """
-  folder = pathlib.Path(folder)
-  if (folder / "model" / SPEC).is_file():
-    folder = folder / "model"
+  folder = model_folder(folder)
   stored = read(folder)
   build = registry.resolve(stored.fields["build"], key="build")
   registry.check_arguments(build, stored.fields["arguments"], key="arguments")

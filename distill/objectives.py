@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distill import losses
+from distill import losses, models
 from distill.errors import DistillError
 from distill.nn import layers
 from distill.nn.encoder import Encoder, PatchTransformer
@@ -38,6 +38,11 @@ class Objective(nnx.Module):
     total = sum((self.weights[name] * means[name] for name in means), start=jnp.float32(0.0))
     return total, means
 
+  def measures(self, batch: Batch) -> dict[str, jax.Array]:
+    """Further scalars to log on validation; nothing is trained on them."""
+    del batch
+    return {}
+
 
 class MaskedAutoencoding(Objective):
   """Masked autoencoding of raw patches (He et al. 2021; for PPG: arXiv 2412.11276, stage A).
@@ -46,6 +51,8 @@ class MaskedAutoencoding(Objective):
   one learnable token at every hidden place, and the squared error counts hidden samples that were
   observed.
   """
+
+  encoder: PatchTransformer
 
   def __init__(
     self,
@@ -57,9 +64,9 @@ class MaskedAutoencoding(Objective):
     heads: int,
     rngs: nnx.Rngs,
   ):
-    if not isinstance(getattr(encoder, "stem", None), PatchStem):
+    stem = getattr(encoder, "stem", None)
+    if not isinstance(stem, PatchStem):
       raise DistillError("masked autoencoding needs an encoder with a PatchStem (raw patches)")
-    stem: PatchStem = encoder.stem
     self.encoder = encoder
     self.weights = {"reconstruction": 1.0}
     self.kept = max(1, round(stem.tokens * (1.0 - mask_ratio)))
@@ -160,6 +167,47 @@ class Distillation(Objective):
     target = jax.lax.stop_gradient(self.teacher_head.standardise(teacher))
     regression = losses.regression(self.regressor(student), target, kind=self.regression_kind)
     return {"contrastive": contrastive, "regression": regression}
+
+  def measures(self, batch: Batch) -> dict[str, jax.Array]:
+    """Share of the batch whose own teacher is the nearest, and the loss of guessing, ln(batch)."""
+    modality = self.encoder.spec.modality
+    student = self.student_head(self.encoder(batch[modality], batch[modality + "_mask"]))
+    similarity = losses.similarity(student, self.teacher_head(batch["teacher"]))
+    own = jnp.diagonal(similarity)[:, None]
+    # Ties count against the model, as in retrieval.
+    nearer = jnp.sum(similarity >= own, axis=1) - 1
+    return {
+      "top1": jnp.mean((nearer == 0).astype(jnp.float32)),
+      "ln_batch": jnp.log(jnp.float32(len(similarity))),
+    }
+
+
+def load_head(stored: models.ModelFolder, name: str) -> nnx.Module:
+  """One projection head of a distilled student's folder, sized from its tensors.
+
+  Args:
+    stored: the folder.
+    name: "student_head" or "teacher_head".
+
+  Raises:
+    DistillError: the folder holds no such head.
+  """
+  tensors = stored.part(name)
+  if not tensors:
+    raise DistillError(
+      f"{stored.folder} has no {name}: projections need the model folder of a distilled student"
+    )
+  prefix = "project." if name == "teacher_head" else ""
+  in_dim, hidden = tensors[prefix + "hidden.kernel"].shape
+  out_dim = tensors[prefix + "out.kernel"].shape[1]
+  rngs = nnx.Rngs(0)  # every weight is replaced below
+  if name == "teacher_head":
+    zeros, ones = np.zeros(in_dim, np.float32), np.ones(in_dim, np.float32)
+    head: nnx.Module = TeacherHead(zeros, ones, hidden, out_dim, rngs=rngs)
+  else:
+    head = layers.ProjectionHead(in_dim, hidden, out_dim, rngs=rngs)
+  models.assign(head, tensors, where=f"{stored.folder}, {name}")
+  return head
 
 
 class Supervised(Objective):

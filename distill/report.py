@@ -72,17 +72,17 @@ def build(
     "config": config,
     "seed": seed,
   }
-  return _plain(report)
+  return plain(report)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """JSON values of nested mappings, sequences and NumPy arrays; NaN and infinity become None."""
   if isinstance(value, Mapping):
-    return {str(key): _plain(item) for key, item in value.items()}
+    return {str(key): plain(item) for key, item in value.items()}
   if isinstance(value, np.ndarray | np.generic):
-    return _plain(value.tolist())
+    return plain(value.tolist())
   if isinstance(value, list | tuple):
-    return [_plain(item) for item in value]
+    return [plain(item) for item in value]
   if isinstance(value, float):
     return value if math.isfinite(value) else None
   return value
@@ -180,6 +180,16 @@ def _data_uri(plot: plots.Plot) -> str:
 
 
 # --- tables ---------------------------------------------------------------------------------------
+
+
+def retrieval_text(one: Mapping[str, Any]) -> str:
+  """The retrieval table of one set as fixed-width text."""
+  return _fixed_width(_retrieval_table(one, brief=True))
+
+
+def probe_text(one: Mapping[str, Any], target: str) -> str:
+  """The probe table of one set and target as fixed-width text."""
+  return _fixed_width(_probe_table(one, target, one["probes"][target]))
 
 
 def table(report: Mapping[str, Any]) -> str:

@@ -55,7 +55,9 @@ class Step:
   """
 
   def __init__(self, objective: Objective, tx: optax.GradientTransformation):
-    self._graphdef, self._params, self._rest = nnx.split(objective, nnx.Param, ...)
+    # The types of nnx.split know one filter only.
+    split: Any = nnx.split(objective, nnx.Param, ...)
+    self._graphdef, self._params, self._rest = split
     self._tx = tx
     self._step: Callable = jax.jit(self._update, donate_argnums=0)
     self.traces = 0

@@ -10,7 +10,7 @@ import students.transformer
 import teachers.transformer
 from distill.errors import DistillError
 from distill.nn import layers
-from distill.nn.encoder import apply
+from distill.nn.encoder import Forward
 from distill.nn.stems import FilterbankStem
 
 SMALL = {"width": 16, "depth": 1, "heads": 2}
@@ -36,8 +36,9 @@ def _windows(encoder, n=3, seed=0):
 def test_what_lies_under_the_mask_changes_nothing(kind, filler):
   encoder = _encoder(kind)
   signal, mask = _windows(encoder)
-  clean = apply(encoder, signal, mask, batch_size=3)
-  dirty = apply(encoder, np.where(mask, signal, filler).astype(np.float32), mask, batch_size=3)
+  forward = Forward(encoder, batch_size=3)
+  clean = forward(signal, mask)
+  dirty = forward(np.where(mask, signal, filler).astype(np.float32), mask)
   np.testing.assert_array_equal(clean, dirty)
   assert np.isfinite(clean).all()
 
@@ -54,10 +55,9 @@ def test_no_mask_is_full_observation(kind):
 def test_a_row_does_not_depend_on_its_neighbours(kind):
   encoder = _encoder(kind)
   signal, mask = _windows(encoder)
-  together = apply(encoder, signal, mask, batch_size=3)
-  alone = np.concatenate(
-    [apply(encoder, signal[i : i + 1], mask[i : i + 1], batch_size=3) for i in range(3)]
-  )
+  forward = Forward(encoder, batch_size=3)
+  together = forward(signal, mask)
+  alone = np.concatenate([forward(signal[i : i + 1], mask[i : i + 1]) for i in range(3)])
   np.testing.assert_allclose(together, alone, atol=2e-6)
 
 

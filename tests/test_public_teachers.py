@@ -325,8 +325,9 @@ def test_frozen_statistics_do_not_move(shared_parity):
   encoder = teachers.load("papagei-p", shared_parity / "papagei-p-tiny-random" / "ckpt_ddp.pt")
   before = models.digest(models.parameters(encoder))
   x = np.random.default_rng(0).standard_normal((4, *encoder.spec.shape)).astype(np.float32)
-  first = encoders.apply(encoder, x, np.ones(x.shape, bool), batch_size=4)
-  again = encoders.apply(encoder, x, np.ones(x.shape, bool), batch_size=4)
+  forward = encoders.Forward(encoder, batch_size=4)
+  first = forward(x, np.ones(x.shape, bool))
+  again = forward(x, np.ones(x.shape, bool))
   np.testing.assert_array_equal(first, again)
   assert models.digest(models.parameters(encoder)) == before
 

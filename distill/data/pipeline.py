@@ -190,8 +190,8 @@ def training_batches(
   return iter(batches.to_iter_dataset(options))
 
 
-def read_windows(rows: Rows, spec: SignalSpec) -> tuple[np.ndarray, np.ndarray]:
-  """Every window of `rows`, in order: ([n, time, channels] prepared, mask of the same shape)."""
-  loaded = [load_window(rows.prepared[int(row)][spec.modality], spec) for row in rows.rows]
+def prepare_windows(raw: np.ndarray, spec: SignalSpec) -> tuple[np.ndarray, np.ndarray]:
+  """Stored windows as an encoder's input: [n, time, channels] and the mask of the same shape."""
+  loaded = [load_window(window, spec) for window in raw]
   values = np.stack([window[spec.modality] for window in loaded])
   return values, np.stack([window[spec.modality + "_mask"] for window in loaded])

@@ -1,6 +1,7 @@
 """The encoder contract, and the patch transformer that teachers and students are built from."""
 
 import abc
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,35 +75,36 @@ class Encoder(nnx.Module):
       DistillError: wrong channel count, or a recording shorter than one window.
     """
     windows, mask, _ = signals.to_windows(signal, rate_hz, self.spec, hop_s)
-    return apply(self, windows, mask, batch_size=batch_size)
+    return Forward(self, batch_size=min(batch_size, len(windows)))(windows, mask)
 
 
-def apply(
-  encoder: Encoder, windows: np.ndarray, mask: np.ndarray, *, batch_size: int
-) -> np.ndarray:
-  """Embeds prepared windows in compiled batches of one shape; the last is padded, not dropped.
+class Forward:
+  """An encoder compiled once, for windows in batches of one shape; the last is padded, not dropped.
 
   Args:
     encoder: any encoder.
-    windows: [n, time, channels] prepared windows.
-    mask: [n, time, channels] bool.
     batch_size: windows per call.
-
-  Returns:
-    [n, dim] float32 NumPy.
   """
-  graphdef, state = nnx.split(encoder)
-  forward = jax.jit(lambda state, x, m: nnx.merge(graphdef, state)(x, m))
-  out = [np.zeros((0, encoder.dim), np.float32)]
-  for start in range(0, len(windows), batch_size):
-    x, m = windows[start : start + batch_size], mask[start : start + batch_size]
-    pad = [(0, batch_size - len(x)), (0, 0), (0, 0)]
-    out.append(np.asarray(forward(state, np.pad(x, pad), np.pad(m, pad)))[: len(x)])
-  return np.concatenate(out)
+
+  def __init__(self, encoder: Encoder, *, batch_size: int):
+    graphdef, self._state = nnx.split(encoder)
+    self._forward = jax.jit(lambda state, x, mask: nnx.merge(graphdef, state)(x, mask))
+    self._dim, self._batch_size = encoder.dim, batch_size
+
+  def __call__(self, windows: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """[n, time, channels] prepared windows, bool mask of that shape -> [n, dim] float32 NumPy."""
+    out = [np.zeros((0, self._dim), np.float32)]
+    for start in range(0, len(windows), self._batch_size):
+      x, m = windows[start : start + self._batch_size], mask[start : start + self._batch_size]
+      pad = [(0, self._batch_size - len(x)), (0, 0), (0, 0)]
+      out.append(np.asarray(self._forward(self._state, np.pad(x, pad), np.pad(m, pad)))[: len(x)])
+    return np.concatenate(out)
 
 
 class PatchTransformer(Encoder):
   """One transformer over the tokens of a stem, pooled over what was observed."""
+
+  stem: Any  # maps (signal, mask) to (tokens, observed); see distill.nn.stems
 
   def __init__(
     self,

@@ -1,0 +1,366 @@
+"""The one console command, `distill`, and its verbs.
+
+Each verb is a call that a notebook makes in the same words (`distill.stages`, `distill.retrieval`,
+`distill.probes`, `distill.merge`, `teachers`). Bad input ends in one line on standard error and
+exit code 2; results go to standard output, progress to standard error.
+"""
+
+import argparse
+import json
+import logging
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from distill import config as configs
+from distill.errors import DistillError, nearest
+
+DESCRIPTION = "Teach an accelerometer encoder to see what a frozen PPG encoder sees."
+EPILOG = """\
+Training verbs take --config=FILE (or FILE:VARIANT) and dotted overrides:
+  distill run   --config=configs/quickstart.py --workdir=runs/demo
+  distill train --config=configs/quickstart.py --config.optim.learning_rate=3e-4 --workdir=runs/a
+A work folder that already holds a run is resumed; --config may then be left out.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit code."""
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  try:
+    options, overrides = _parse(arguments)
+    options.act(options, overrides)
+  except DistillError as error:
+    print(f"distill: {error}", file=sys.stderr)  # noqa: T201
+    return 2
+  except KeyboardInterrupt:
+    print("distill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
+    return 130
+  return 0
+
+
+class _Parser(argparse.ArgumentParser):
+  """argparse that reports through DistillError, so that every bad input looks the same."""
+
+  def error(self, message: str) -> Any:
+    raise DistillError(f"{message}; see {self.prog} --help")
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+  parser = _parser()
+  options, rest = parser.parse_known_args(arguments)
+  overrides = [word for word in rest if word.startswith("--config.")]
+  unknown = [word for word in rest if word not in overrides]
+  if unknown:
+    name = unknown[0].partition("=")[0]
+    if name.startswith("--"):
+      hint = nearest(name, _flags(parser, options.verb))
+      raise DistillError(f"{options.verb} knows no option {name}{hint}")
+    raise DistillError(f"{options.verb} cannot place {unknown[0]!r}; see distill {options.verb} -h")
+  if overrides and not hasattr(options, "config"):
+    raise DistillError(f"{options.verb} takes no config, so no {overrides[0]}")
+  return options, overrides
+
+
+def _flags(parser: argparse.ArgumentParser, verb: str) -> list[str]:
+  """Long options of one verb."""
+  group = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+  return [flag for flag in group.choices[verb]._option_string_actions if flag.startswith("--")]
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    "distill",
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+  _training_verbs(verbs)
+  _judging_verbs(verbs)
+  _model_verbs(verbs)
+  return parser
+
+
+def _verb(verbs, name: str, act, text: str) -> argparse.ArgumentParser:
+  parser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+  parser.set_defaults(act=act)
+  return parser
+
+
+def _say(text: str) -> None:
+  print(text)  # noqa: T201
+
+
+# --- from recordings to a report ------------------------------------------------------------------
+
+
+def _training_verbs(verbs) -> None:
+  for name, act, text in (
+    ("prepare", _prepare, "recordings -> paired, labelled windows on disk"),
+    ("pretrain", _pretrain, "pretrain the PPG teacher by masked autoencoding"),
+    ("train", _train, "distil the accelerometer student from the frozen teacher"),
+    ("run", _run, "everything, from recordings to the report"),
+  ):
+    parser = _verb(verbs, name, act, text)
+    _config_options(parser, workdir=name != "prepare")
+
+
+def _config_options(parser: argparse.ArgumentParser, *, workdir: bool) -> None:
+  parser.add_argument(
+    "--config", metavar="FILE", help="config file, or FILE:VARIANT; --config.KEY=VALUE overrides"
+  )
+  if workdir:
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="work folder of the run")
+
+
+def _config(options: argparse.Namespace, overrides: list[str]) -> configs.ConfigDict:
+  if options.config:
+    return configs.load(options.config, overrides)
+  workdir = getattr(options, "workdir", None)
+  if workdir is None or overrides:
+    raise DistillError("give --config=FILE; the shipped ones are in configs/")
+  from distill.workdir import read_config
+
+  return read_config(workdir)
+
+
+def _prepare(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import stages
+
+  for name, folder in stages.prepare(_config(options, overrides)).items():
+    _say(f"{name}: {folder}")
+
+
+def _pretrain(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import stages
+
+  config = _config(options, overrides)
+  teachers = stages.pretrain(config, options.workdir)
+  for k, teacher in zip(config.folds, teachers):
+    _say(f"fold {k}: teacher of {teacher.dim} dimensions in {options.workdir}/fold{k}/teacher")
+
+
+def _train(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import stages
+
+  config = _config(options, overrides)
+  for k, distilled in zip(config.folds, stages.train(config, options.workdir)):
+    dim = distilled.encoder.dim
+    _say(f"fold {k}: student of {dim} dimensions in {options.workdir}/fold{k}/student")
+
+
+def _run(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import report, stages
+
+  made = stages.run(_config(options, overrides), options.workdir)
+  _say(report.table(made))
+  _say(f"report: {pathlib.Path(options.workdir) / 'report.html'}")
+
+
+# --- embedding and judging ------------------------------------------------------------------------
+
+
+def _judging_verbs(verbs) -> None:
+  parser = _verb(
+    verbs, "embed", _embed, "embed a run's windows, or any prepared set with any model folder"
+  )
+  _config_options(parser, workdir=False)
+  parser.add_argument("--workdir", metavar="DIR", help="work folder: embed its windows, all models")
+  parser.add_argument("--model", metavar="DIR", help="model folder (with --set and --out)")
+  parser.add_argument("--set", metavar="DIR", help="prepared set, as `distill prepare` names it")
+  parser.add_argument("--out", metavar="FILE", help=".parquet or .npz to write")
+  parser.add_argument(
+    "--space",
+    choices=("embedding", "projection"),
+    default="embedding",
+    help="before the head (for probes) or after it (for retrieval)",
+  )
+  parser.add_argument(
+    "--teacher",
+    metavar="DIR",
+    help="project this teacher's vectors with the heads of --model, instead of the student's",
+  )
+
+  parser = _verb(verbs, "retrieve", _retrieve, "cross-modal retrieval, with controls")
+  parser.add_argument("workdir", nargs="?", metavar="RUN", help="a judged work folder, or:")
+  parser.add_argument("--query", metavar="FILE", help="embeddings of the acceleration side")
+  parser.add_argument("--gallery", metavar="FILE", help="embeddings of the PPG side, same windows")
+  parser.add_argument("--window-s", type=float, default=60.0, help="length of a window, seconds")
+  parser.add_argument("--force", action="store_true", help="compare files never aligned")
+  parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+  parser = _verb(verbs, "probe", _probe, "linear probe on embeddings, people held out")
+  parser.add_argument("workdir", nargs="?", metavar="RUN", help="a judged work folder, or:")
+  parser.add_argument("--embeddings", metavar="FILE", help=".parquet or .npz")
+  parser.add_argument(
+    "--target", metavar="COLUMN", default="hr_bpm", help="label column to predict"
+  )
+  parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+  parser = _verb(verbs, "report", _report, "judge a run's embeddings and show the report")
+  parser.add_argument("workdir", metavar="RUN", help="work folder")
+  shown = parser.add_mutually_exclusive_group()
+  shown.add_argument("--json", action="store_true", help="print report.json and nothing else")
+  shown.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+
+
+def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
+  if options.workdir:
+    from distill import stages
+
+    for folder in stages.embed(_config(options, overrides), options.workdir):
+      _say(str(folder))
+    return
+  if not (options.model and options.set and options.out):
+    raise DistillError("embed needs --workdir, or --model, --set and --out")
+  from distill import embeddings, tables
+
+  table = tables.embed_set(options.model, options.set, space=options.space, teacher=options.teacher)
+  embeddings.save(table, options.out)
+  _say(f"{options.out}: {len(table)} {table.space}s of {table.embedding.shape[1]} dimensions")
+
+
+def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
+  from distill import embeddings, report, retrieval
+
+  if options.workdir:
+    sets = report.load(options.workdir)["sets"]
+    parts = ("retrieval", "controls", "by_motion", "oracles", "shift_curve")
+    found = {name: {part: one[part] for part in parts} for name, one in sets.items()}
+  elif options.query and options.gallery:
+    pair = (embeddings.load(options.query), embeddings.load(options.gallery))
+    judged = retrieval.retrieve([pair], window_s=options.window_s, force=options.force)
+    found = {pathlib.Path(options.query).stem: judged}
+  else:
+    raise DistillError("retrieve needs a work folder, or --query and --gallery")
+  if options.json:
+    _say(report.to_json(report.plain(found)).rstrip())
+    return
+  for name, one in report.plain(found).items():
+    _say(f"{name}\n{report.retrieval_text(one)}")
+
+
+def _probe(options: argparse.Namespace, _: list[str]) -> None:
+  from distill import embeddings, evaluate, report
+
+  if options.workdir:
+    sets = report.load(options.workdir)["sets"]
+    found = {name: one for name, one in sets.items() if options.target in one["probes"]}
+    if not found:
+      known = {target for one in sets.values() for target in one["probes"]}
+      hint = nearest(options.target, known)
+      raise DistillError(f"{options.workdir} holds no probe of {options.target!r}{hint}")
+  elif options.embeddings:
+    table = embeddings.load(options.embeddings)
+    name = pathlib.Path(options.embeddings).stem
+    found = {name: report.plain(evaluate.probe_table(table, options.target))}
+  else:
+    raise DistillError("probe needs a work folder, or --embeddings")
+  if options.json:
+    rows = {name: one["probes"][options.target] for name, one in found.items()}
+    _say(report.to_json(rows).rstrip())
+    return
+  for name, one in found.items():
+    _say(f"{name}\n{report.probe_text(one, options.target)}")
+
+
+def _report(options: argparse.Namespace, _: list[str]) -> None:
+  from distill import report
+
+  folder = pathlib.Path(options.workdir)
+  if not (folder / "report.json").is_file():
+    from distill import stages, workdir
+
+    stages.judge(workdir.read_config(folder), folder)
+  made = report.load(folder)
+  if options.json:
+    _say(report.to_json(made).rstrip())
+  elif options.markdown:
+    _say(report.markdown(made))
+  else:
+    _say(report.table(made))
+    _say(f"report: {folder / 'report.html'}")
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+def _model_verbs(verbs) -> None:
+  parser = _verb(verbs, "teachers", _teachers, "list the public encoders that can be imported")
+  parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+  parser = _verb(
+    verbs, "import-teacher", _import_teacher, "public checkpoint -> model folder, loadable offline"
+  )
+  parser.add_argument("family", help="as `distill teachers` lists it")
+  parser.add_argument("checkpoint", help="file or folder as published")
+  parser.add_argument("--out", metavar="DIR", required=True, help="model folder to write")
+  parser.add_argument("--window-s", type=float, help="length of a window; default: the family's")
+  parser.add_argument("--output", help="which of the family's vectors is the embedding")
+
+  parser = _verb(verbs, "merge", _merge, "interpolate a model and what was fine-tuned from it")
+  parser.add_argument("start", help="model folder that the others grew out of")
+  parser.add_argument("finetuned", nargs="+", help="one or more fine-tuned model folders")
+  parser.add_argument("--alpha", type=float, default=0.25, help="0 is START, 1 the fine-tuned mean")
+  parser.add_argument("--out", metavar="DIR", required=True, help="model folder to write")
+
+
+def _families() -> dict[str, Any]:
+  """Public encoders of both sides by name, found through the registry."""
+  from distill import registry
+
+  sides = ("teachers:families", "students:families")
+  found = [registry.resolve(side, key="families")() for side in sides]
+  return {family.name: (side, family) for side, some in zip(sides, found) for family in some}
+
+
+def _teachers(options: argparse.Namespace, _: list[str]) -> None:
+  rows = [
+    {
+      "name": family.name,
+      "side": side.partition(":")[0],
+      "input": family.input,
+      "embedding": family.embedding,
+      "licence": family.licence,
+      "commercial": family.commercial,
+      "weights": family.weights,
+    }
+    for side, family in _families().values()
+  ]
+  if options.json:
+    _say(json.dumps(rows, indent=1))
+    return
+  for row in rows:
+    _say(f"{row['name']} ({row['side']}): {row['input']} -> {row['embedding']}")
+    _say(f"  licence: {row['licence']}; commercial use: {row['commercial']}")
+    _say(f"  weights: {row['weights']}")
+
+
+def _import_teacher(options: argparse.Namespace, _: list[str]) -> None:
+  from distill import published
+
+  known = _families()
+  families = {name: family for name, (_, family) in known.items()}
+  logging.getLogger("distill.published").setLevel(logging.ERROR)  # its notice is printed below
+  done = published.import_to(
+    published.find(families, options.family),
+    options.checkpoint,
+    options.out,
+    window_s=options.window_s,
+    output=options.output,
+  )
+  dropped = f"; knowingly dropped: {', '.join(done.dropped)}" if done.dropped else ""
+  _say(f"{done.folder}: sha256 of the checkpoint {done.sha256}{dropped}\n{done.notice}")
+
+
+def _merge(options: argparse.Namespace, _: list[str]) -> None:
+  from distill import merge
+
+  merge.merge(options.start, options.finetuned, options.out, alpha=options.alpha)
+  _say(f"{options.out}: {options.start} moved by {options.alpha:g}")
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,423 @@
+"""The main job, stage by stage: prepare, pretrain, train, embed, judge; `run` does them all.
+
+The command's verbs and the notebooks call these functions with the same words. Each stage first
+does what must come before it and has not been done; a stage whose result is there does nothing, and
+one that was interrupted goes on from its last checkpoint. `distill.workdir` says what lies where.
+"""
+
+import hashlib
+import math
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from distill import config as configs
+from distill import evaluate, models, objectives, probes, registry, report, tables, workdir
+from distill.config import ConfigDict
+from distill.data import pipeline
+from distill.data.prepare import prepare as prepare_sets
+from distill.embeddings import EmbeddingTable
+from distill.errors import DistillError
+from distill.nn.encoder import Encoder
+from distill.objectives import Distillation, Objective, Supervised
+from distill.spec import PPG
+from distill.train import fit
+from distill.workdir import Fold, clock
+
+Path = pathlib.Path
+Trained = TypeVar("Trained", bound=Objective)
+VALIDATION_WINDOWS = 512  # of each fold: a steady loss, and seconds to compute
+
+
+def prepare(config: ConfigDict) -> dict[str, Path]:
+  """Prepares every set of the config, or finds it prepared; set name -> folder."""
+  return prepare_sets(config.data)
+
+
+def pretrain(config: ConfigDict, folder: str | Path) -> list[Encoder]:
+  """Stage A: the PPG teacher by masked autoencoding on training people, or the one given.
+
+  Args:
+    config: of the run.
+    folder: work folder; claimed for this config, or resumed.
+
+  Returns:
+    The frozen teacher of every fold.
+
+  Raises:
+    DistillError: a work folder of another run, data that cannot be used, or a given teacher that is
+      missing, damaged or made for other data.
+  """
+  folder = workdir.claim(config, folder)
+  return [_teacher(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+
+
+def train(config: ConfigDict, folder: str | Path) -> list[Distillation]:
+  """Stage B: distils the accelerometer student from the frozen teacher's stored embeddings.
+
+  Returns:
+    Student and both heads, for every fold.
+
+  Raises:
+    DistillError: as `pretrain`; a teacher whose heart-rate probe does not beat the mean.
+  """
+  folder = workdir.claim(config, folder)
+  return [_distilled(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+
+
+def embed(config: ConfigDict, folder: str | Path) -> list[Path]:
+  """Embeds every fold's windows with teacher, student and the students it is compared with.
+
+  Returns:
+    Folders of tables, <fold>/embeddings/.
+  """
+  folder = workdir.claim(config, folder)
+  return [_embedded(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+
+
+def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
+  """Judges the tables of a work folder and writes report.json, report.html and plots/.
+
+  Needs no recordings: a work folder that was moved is judged where it lies.
+
+  Returns:
+    The report.
+  """
+  folder = Path(folder)
+  with clock(folder, "judge"):
+    sets = {
+      name: [tables.read(folder / f"fold{k}" / "embeddings" / name) for k in config.folds]
+      for name in config.data.sets
+    }
+    judged = evaluate.evaluate(sets, evaluate.Settings(**_plain(config.evaluate)))
+  made = report.build(
+    judged,
+    timing=workdir.read_timing(folder),
+    versions=workdir.read_versions(folder),
+    config=config.to_dict(),
+    seed=config.seed,
+  )
+  report.write(folder, made)
+  return made
+
+
+def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
+  """All stages, from recordings to the report.
+
+  Returns:
+    The report.
+  """
+  embed(config, folder)
+  return judge(config, folder)
+
+
+def _plain(section: ConfigDict) -> dict[str, Any]:
+  """A config section as keyword arguments; what came back from JSON as a list is a tuple again."""
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in section.to_dict().items()}
+
+
+# --- stage A: the teacher -----------------------------------------------------------------------
+
+
+def _teacher(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
+  if config.teacher.load:
+    stored = models.read(models.model_folder(config.teacher.load))
+    _check_unseen(fold, stored)
+    teacher = models.load_encoder(config.teacher.load)
+    _check_fits(fold, teacher, "teacher")
+    return teacher
+  place = fold.folder / "teacher"
+  if not (place / "model").is_dir():
+    with clock(folder, "pretrain"):
+      _pretrain(config, fold, place)
+  return models.load_encoder(place)
+
+
+def _pretrain(config: ConfigDict, fold: Fold, place: Path) -> None:
+  encoder = _build(config, "teacher")
+  _check_fits(fold, encoder, "teacher")
+  objective = objectives.MaskedAutoencoding(
+    encoder,
+    mask_ratio=config.pretrain.mask_ratio,
+    **config.pretrain.decoder,
+    rngs=nnx.Rngs(config.seed + 1),
+  )
+  sources = {
+    part: pipeline.TrainingSource(_usable(fold, config, part), [encoder.spec], {})
+    for part in ("train", "validation")
+  }
+  _fit(config, fold, place, objective, sources, config.pretrain, config.teacher)
+
+
+def _check_fits(fold: Fold, encoder: Encoder, who: str) -> None:
+  wanted = PPG if who == "teacher" else "acc"
+  if encoder.spec.modality != wanted:
+    raise DistillError(
+      f"config.{who} is an encoder of {encoder.spec.modality} signals; a {who} reads {wanted}"
+    )
+  for prepared, _ in fold.sets.values():
+    pipeline.check_spec(prepared, encoder.spec, who=who)
+
+
+def _check_unseen(fold: Fold, stored: models.ModelFolder) -> None:
+  """Refuses a given teacher that has seen people who are held out here."""
+  seen = set(stored.fields.get("people_seen", []))
+  held = [who for who in fold.people("test") if _hash(who) in seen]
+  if held:
+    raise DistillError(
+      f"the teacher in {stored.folder} was trained on {len(held)} participants who are held out in"
+      f" fold {fold.k}, such as {held[0]}; take another fold or another teacher"
+    )
+
+
+def _build(config: ConfigDict, section: str) -> Any:
+  build = registry.resolve(config[section].build, key=f"{section}.build")
+  return build(seed=config.seed, **configs.build_arguments(config[section]))
+
+
+def _usable(fold: Fold, config: ConfigDict, part: str) -> list[pipeline.Rows]:
+  """Rows with usable PPG; overlapping ones for training, which draws from them."""
+  found = fold.rows(config, part, overlapping=part == "train")
+  usable = [rows.where(rows.column("ppg_usable")) for rows in found.values()]
+  if not sum(map(len, usable)):
+    raise DistillError(
+      f"no {part} window of {', '.join(found)} has usable PPG; look at the quality thresholds"
+      " data.min_template_r and data.min_spectral_purity"
+    )
+  return usable
+
+
+# --- stage B: the student -----------------------------------------------------------------------
+
+
+def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
+  teacher = _teacher(config, folder, fold)
+  place = fold.folder / "student"
+  if not (place / "model").is_dir():
+    with clock(folder, "embed"):
+      vectors = tables.teacher_vectors(fold, teacher)
+    with clock(folder, "train"):
+      _train(config, fold, vectors, place)
+  zeros, ones = np.zeros(teacher.dim, np.float32), np.ones(teacher.dim, np.float32)
+  return _stored_in(place, _distillation(config, zeros, ones))
+
+
+def _train(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarray], place: Path) -> None:
+  if config.pretrain.check_probe:
+    _check_probe(config, fold, vectors)
+  parts = {part: _usable(fold, config, part) for part in ("train", "validation")}
+  targets = {
+    part: np.concatenate([vectors[rows.prepared.name][rows.rows] for rows in parts[part]])
+    for part in parts
+  }
+  spread = np.maximum(targets["train"].std(axis=0), 1e-6)
+  objective = _distillation(config, targets["train"].mean(axis=0), spread)
+  _check_fits(fold, objective.encoder, "student")
+  sources = {
+    part: pipeline.TrainingSource(parts[part], [objective.encoder.spec], {"teacher": targets[part]})
+    for part in parts
+  }
+  _fit(config, fold, place, objective, sources, config, config.student)
+
+
+def _distillation(config: ConfigDict, mean: np.ndarray, sd: np.ndarray) -> Distillation:
+  return Distillation(
+    _build(config, "student"),
+    teacher_mean=mean,
+    teacher_sd=sd,
+    **config.head,
+    **config.loss,
+    rngs=nnx.Rngs(config.seed + 1),
+  )
+
+
+def _check_probe(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarray]) -> None:
+  """Stops when the teacher's heart-rate probe does not beat the mean on validation people."""
+  parts = {part: fold.rows(config, part, overlapping=False) for part in ("train", "validation")}
+  for name in fold.sets:
+    sides = {part: _labelled(parts[part][name], vectors[name]) for part in parts}
+    if not all(map(len, sides.values())):
+      tqdm.write(f"{name}: no labelled heart rate, the teacher is not probed", file=sys.stderr)
+      continue
+    probe = probes.fit(sides["train"], sides["validation"], "hr_bpm", config.evaluate.alphas)
+    true = sides["validation"]["hr_bpm"]
+    error = float(np.mean(np.abs(probe.predict(sides["validation"].embedding) - true)))
+    mean = float(np.mean(np.abs(sides["train"]["hr_bpm"].mean() - true)))
+    told = f"{name}: heart-rate probe of the teacher {error:.2f} bpm, mean {mean:.2f} bpm"
+    tqdm.write(f"{told} (validation people)", file=sys.stderr)
+    if error >= mean:
+      raise DistillError(
+        f"{told}: the teacher knows no heart rate, so there is nothing to distil; pretrain it"
+        " longer, or go on all the same with --config.pretrain.check_probe=False"
+      )
+
+
+def _labelled(rows: pipeline.Rows, vectors: np.ndarray) -> EmbeddingTable:
+  known = rows.where(np.isfinite(rows.column("hr_bpm")))
+  columns = {name: known.column(name) for name in ("participant", "hr_bpm")}
+  return EmbeddingTable(vectors[known.rows], columns)
+
+
+def _supervised(config: ConfigDict, folder: Path, fold: Fold) -> Supervised:
+  """The same student trained from scratch on the labels of the training people alone."""
+  place = fold.folder / "supervised"
+  targets = tuple(config.evaluate.targets)
+  if not (place / "model").is_dir():
+    with clock(folder, "supervise"):
+      _supervise(config, fold, targets, place)
+  zeros, ones = np.zeros(len(targets), np.float32), np.ones(len(targets), np.float32)
+  return _stored_in(place, _supervision(config, zeros, ones))
+
+
+def _supervise(config: ConfigDict, fold: Fold, targets: tuple[str, ...], place: Path) -> None:
+  parts, labels = {}, {}
+  for part in ("train", "validation"):
+    found = fold.rows(config, part, overlapping=part == "train").values()
+    known = [rows.where(np.isfinite(_labels(rows, targets)).any(axis=1)) for rows in found]
+    if not sum(map(len, known)):
+      raise DistillError(f"no {part} window has a label of {', '.join(targets)}")
+    parts[part], labels[part] = known, np.concatenate([_labels(rows, targets) for rows in known])
+  objective = _supervision(config, *_scale(labels["train"]))
+  sources = {
+    part: pipeline.TrainingSource(parts[part], [objective.encoder.spec], {"targets": labels[part]})
+    for part in parts
+  }
+  _fit(config, fold, place, objective, sources, config.supervised, config.student)
+
+
+def _supervision(config: ConfigDict, mean: np.ndarray, sd: np.ndarray) -> Supervised:
+  return Supervised(_build(config, "student"), mean=mean, sd=sd, rngs=nnx.Rngs(config.seed + 1))
+
+
+def _labels(rows: pipeline.Rows, targets: tuple[str, ...]) -> np.ndarray:
+  return np.stack([rows.column(name) for name in targets], axis=1).astype(np.float32)
+
+
+def _scale(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and SD of each target over what is labelled; 0 and 1 for a target without labels."""
+  known = np.isfinite(labels)
+  count = np.maximum(known.sum(axis=0), 1)
+  mean = np.where(known, labels, 0.0).sum(axis=0) / count
+  spread = np.where(known, labels - mean, 0.0)
+  sd = np.sqrt((spread**2).sum(axis=0) / count)
+  return mean.astype(np.float32), np.where(sd > 0, sd, 1.0).astype(np.float32)
+
+
+# --- common to all training ---------------------------------------------------------------------
+
+
+def _fit(config, fold: Fold, place: Path, objective: Objective, sources, settings, section) -> None:
+  """Runs the one training loop and leaves a model folder, whole or not at all."""
+  trained = fit(
+    objective,
+    lambda k: pipeline.training_batches(
+      sources["train"], seed=config.seed, batch_size=settings.batch_size, start=k
+    ),
+    _validation(_spread(sources["validation"])),
+    workdir=place,
+    settings=settings,
+    seed=config.seed,
+    identity={
+      "config": hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:16],
+      "fold": fold.k,
+      "devices": jax.device_count(),
+    },
+    label=f"{place.name} (fold {fold.k})",
+  )
+  partial = place / "model.partial"
+  shutil.rmtree(partial, ignore_errors=True)
+  models.save(
+    partial,
+    trained,
+    build=section.build,
+    arguments={"seed": config.seed, **configs.build_arguments(section)},
+    fields={
+      "role": place.name,
+      "config": config.name,
+      "sets": list(fold.sets),
+      "simulated": fold.simulated,
+      "people_seen": sorted(map(_hash, fold.people("train") + fold.people("validation"))),
+    },
+    card=_card(place.name, config, fold),
+  )
+  partial.rename(place / "model")
+
+
+def _spread(source: pipeline.TrainingSource) -> dict[str, np.ndarray]:
+  """Up to VALIDATION_WINDOWS examples, evenly spread over the source, as one batch."""
+  picks = np.unique(np.linspace(0, len(source) - 1, VALIDATION_WINDOWS).astype(int))
+  examples = [source[int(i)] for i in picks]
+  return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def _validation(batch: dict[str, np.ndarray]) -> Callable[[Objective], dict[str, float]]:
+  """Loss and measures on one fixed batch of unseen people, with a fixed key."""
+
+  def measure(objective: Objective, batch: Any) -> dict[str, jax.Array]:
+    total, terms = objective.loss(batch, jax.random.key(0))
+    return {"loss": total, **terms, **objective.measures(batch)}
+
+  compiled = nnx.jit(measure)
+
+  def validate(objective: Objective) -> dict[str, float]:
+    values = {f"val/{name}": float(value) for name, value in compiled(objective, batch).items()}
+    if not math.isfinite(values["val/loss"]):
+      raise DistillError("the validation loss is not finite; look at the validation windows")
+    return values
+
+  return validate
+
+
+def _stored_in(place: Path, objective: Trained) -> Trained:
+  """The objective with the weights of a finished training."""
+  stored = models.read(place / "model")
+  models.assign(objective, stored.tensors, where=str(stored.folder / models.WEIGHTS))
+  return objective
+
+
+def _hash(who: str) -> str:
+  """Of a participant, so that judging can refuse people that a model has seen."""
+  return hashlib.sha256(who.encode()).hexdigest()[:16]
+
+
+def _card(role: str, config: ConfigDict, fold: Fold) -> str:
+  seen = ", ".join(
+    f"{name} ({len(split.train)} training people{', simulated' if prepared.simulated else ''})"
+    for name, (prepared, split) in fold.sets.items()
+  )
+  return (
+    f"# {role}, config {config.name}, fold {fold.k}\n\n"
+    f"Trained on: {seen}. The best step was chosen on validation people; test people were never"
+    " seen.\n"
+    "Not a medical device. Licence of the weights: that of the data they were trained on.\n"
+  )
+
+
+# --- embedding ----------------------------------------------------------------------------------
+
+
+def _embedded(config: ConfigDict, folder: Path, fold: Fold) -> Path:
+  place = fold.folder / "embeddings"
+  if all((place / name / tables.TABLE).is_file() for name in fold.sets):
+    return place
+  teacher = _teacher(config, folder, fold)
+  distilled = _distilled(config, folder, fold)
+  supervised = _supervised(config, folder, fold)
+  with clock(folder, "embed"):
+    tables.write(
+      config,
+      fold,
+      teacher=teacher,
+      distilled=distilled,
+      untrained=_build(config, "student"),
+      supervised=supervised,
+      pair=models.pair_hash(models.parameters(distilled)),
+    )
+  return place

@@ -1,0 +1,291 @@
+"""Embeds the windows of a fold once and keeps the tables that judging reads.
+
+Training reads the frozen teacher's vectors of every stored window from here; judging reads one
+table a model over non-overlapping windows. Windows are read a stretch at a time, so that memory
+stays flat, and every model sees each stretch while it is there.
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from distill import baselines, embeddings, models, objectives
+from distill.data import pipeline
+from distill.data.store import PreparedSet, open_set
+from distill.embeddings import EmbeddingTable
+from distill.errors import DistillError
+from distill.evaluate import FoldTables
+from distill.nn.encoder import Encoder, Forward
+from distill.objectives import Distillation, Supervised
+from distill.spec import ACC, PPG
+from distill.workdir import Fold
+
+PARTS = ("train", "validation", "test")
+BATCH = 128
+STRETCH = 8 * BATCH  # windows in memory at a time
+TABLE = "table.json"
+# Columns of a prepared set that travel with its embeddings.
+COLUMNS = (
+  *("participant", "recording", "t0_s", "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50", "activity"),
+  *("age", "sex", "motion_g", "complete", "ppg_usable", "hr_origin", "hrv_origin"),
+)
+
+Windows = dict[str, np.ndarray]  # modality -> [n, time, channels], NaN where missing
+
+
+def _read(prepared: PreparedSet, rows: np.ndarray) -> Windows:
+  raw = [prepared[int(row)] for row in rows]
+  return {name: np.stack([window[name] for window in raw]) for name in (PPG, ACC)}
+
+
+def _in_stretches(
+  prepared: PreparedSet, rows: np.ndarray, label: str, read: Callable[[Windows], Windows]
+) -> Windows:
+  """Calls `read` on the windows of each stretch of rows; joins what it returns, key by key."""
+  parts = []
+  with tqdm(total=len(rows), desc=label, unit="window", mininterval=1.0) as bar:
+    for start in range(0, len(rows), STRETCH):
+      some = rows[start : start + STRETCH]
+      parts.append(read(_read(prepared, some)))
+      bar.update(len(some))
+  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+# --- the frozen teacher -------------------------------------------------------------------------
+
+
+def teacher_vectors(fold: Fold, teacher: Encoder) -> dict[str, np.ndarray]:
+  """The teacher's embedding of every stored window, computed once.
+
+  Kept under <fold>/teacher_store/ with the teacher's hash, its spec and the prepared set's name.
+
+  Args:
+    fold: whose sets are embedded.
+    teacher: frozen.
+
+  Returns:
+    Set name -> [rows of the set, dim] float32.
+
+  Raises:
+    DistillError: a store of another teacher or set.
+  """
+  return {name: _stored(fold, name, prepared, teacher) for name, (prepared, _) in fold.sets.items()}
+
+
+def _stored(fold: Fold, name: str, prepared: PreparedSet, teacher: Encoder) -> np.ndarray:
+  path = fold.folder / "teacher_store" / f"{name}.npz"
+  key = {
+    "teacher": models.digest(models.parameters(teacher)),
+    "spec": teacher.spec.to_json(),
+    "set": prepared.folder.name,
+    "rows": len(prepared),
+  }
+  text = json.dumps(key, sort_keys=True)
+  if path.is_file():
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+      if str(file["key"]) != text:
+        raise DistillError(
+          f"{path} holds the embeddings of another teacher or set; delete it to embed again"
+        )
+      return file["embedding"]
+  forward = Forward(teacher, batch_size=BATCH)
+
+  def embed(raw: Windows) -> Windows:
+    return {"embedding": forward(*pipeline.prepare_windows(raw[PPG], teacher.spec))}
+
+  rows = np.arange(len(prepared))
+  found = _in_stretches(prepared, rows, f"teacher embeds {name}", embed)["embedding"]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix(".partial")
+  with open(partial, "wb") as file:
+    np.savez(file, key=np.array(text), embedding=found)
+  partial.replace(path)
+  return found
+
+
+# --- every model of a fold ----------------------------------------------------------------------
+
+
+def write(
+  config,
+  fold: Fold,
+  *,
+  teacher: Encoder,
+  distilled: Distillation,
+  untrained: Encoder,
+  supervised: Supervised,
+  pair: str,
+) -> None:
+  """Writes <fold>/embeddings/<set>/ for every set: one table a model, projections, predictions.
+
+  Args:
+    config: of the run.
+    fold: whose windows are embedded: non-overlapping ones of all three parts.
+    teacher: frozen.
+    distilled: student and both heads.
+    untrained: the student as it was initialised.
+    supervised: the student trained on labels alone.
+    pair: hash of the aligned heads.
+  """
+  vectors = teacher_vectors(fold, teacher)
+  encoders = {
+    "student": distilled.encoder,
+    "untrained": untrained,
+    "supervised": supervised.encoder,
+  }
+  rows = {part: fold.rows(config, part, overlapping=False) for part in PARTS}
+  for name, (prepared, _) in fold.sets.items():
+    folder = fold.folder / "embeddings" / name
+    if (folder / TABLE).is_file():
+      continue
+    picked = [rows[part][name].rows for part in PARTS]
+    split = np.repeat(PARTS, [len(some) for some in picked])
+    order = np.concatenate(picked)
+    found = _embed_acc(prepared, order, encoders, f"students embed {name}")
+    found["teacher"] = vectors[name][order]
+    predictions = _own_head(supervised, found["supervised"], config.evaluate.targets)
+    predictions |= _signal_processing(prepared, order, split, f"signal processing on {name}")
+    projections = _project(distilled, found, split == "test")
+    columns = {column: prepared.index[column][order] for column in COLUMNS}
+    columns["coverage"] = prepared.index["acc_coverage"][order]
+    _write(folder, found, projections, predictions, columns | {"split": split}, pair)
+    window_s = prepared.specs[ACC].window_s
+    fields = {"window_s": window_s, "simulated": prepared.simulated, "models": sorted(found)}
+    (folder / TABLE).write_text(json.dumps(fields))  # last: without it the folder is not whole
+
+
+def embed_set(
+  model: str | pathlib.Path,
+  prepared: str | pathlib.Path,
+  *,
+  space: str = "embedding",
+  teacher: str | pathlib.Path | None = None,
+) -> EmbeddingTable:
+  """Embeds every window of a prepared set with one model folder.
+
+  Args:
+    model: model folder of a student or a teacher.
+    prepared: folder of a prepared set.
+    space: "embedding", or "projection" by the heads of a distilled student's folder.
+    teacher: embed with this teacher's folder instead, and project with the teacher's head of
+      `model`.
+
+  Returns:
+    The table, with the set's columns and `coverage`.
+
+  Raises:
+    DistillError: a folder that cannot be read, a set of another rate or window, or heads that are
+      not there.
+  """
+  stored, opened = models.read(models.model_folder(model)), open_set(prepared)
+  encoder = models.load_encoder(teacher or model)
+  pipeline.check_spec(opened, encoder.spec, who="teacher" if teacher else "model")
+  forward, modality = Forward(encoder, batch_size=BATCH), encoder.spec.modality
+
+  def embed(raw: Windows) -> Windows:
+    return {"embedding": forward(*pipeline.prepare_windows(raw[modality], encoder.spec))}
+
+  vectors = _in_stretches(opened, np.arange(len(opened)), f"embed {opened.name}", embed)[
+    "embedding"
+  ]
+  columns = {column: opened.index[column] for column in COLUMNS}
+  columns["coverage"] = opened.index[f"{modality}_coverage"]
+  if space == "embedding":
+    return EmbeddingTable(vectors, columns, space)
+  head = objectives.load_head(stored, "teacher_head" if modality == PPG else "student_head")
+  return EmbeddingTable(np.asarray(head(vectors)), columns, space, pair=stored.fields["pair"])
+
+
+def _embed_acc(
+  prepared: PreparedSet, rows: np.ndarray, encoders: Mapping[str, Encoder], label: str
+) -> Windows:
+  forwards = {name: Forward(encoder, batch_size=BATCH) for name, encoder in encoders.items()}
+  rate_hz = prepared.specs[ACC].rate_hz
+
+  def embed(raw: Windows) -> Windows:
+    ready = {
+      encoder.spec: pipeline.prepare_windows(raw[ACC], encoder.spec)
+      for encoder in encoders.values()
+    }
+    out = {name: forward(*ready[encoders[name].spec]) for name, forward in forwards.items()}
+    features = baselines.motion_features(raw[ACC], rate_hz)
+    return out | {"motion_features": features.astype(np.float32)}
+
+  return _in_stretches(prepared, rows, label, embed)
+
+
+def _own_head(
+  supervised: Supervised, vectors: np.ndarray, targets: tuple[str, ...]
+) -> dict[tuple[str, str], np.ndarray]:
+  predicted = np.asarray(supervised.predict(jnp.asarray(vectors)))
+  return {("supervised", target): predicted[:, i] for i, target in enumerate(targets)}
+
+
+def _signal_processing(
+  prepared: PreparedSet, rows: np.ndarray, split: np.ndarray, label: str
+) -> dict[tuple[str, str], np.ndarray]:
+  """Heart rate without learning; training windows, which it does not need, stay NaN."""
+  held = split != "train"
+  rates = {name: prepared.specs[name].rate_hz for name in (ACC, PPG)}
+
+  def estimate(raw: Windows) -> Windows:
+    return {
+      "acc_signal_processing": baselines.acc_heart_rate(raw[ACC], rates[ACC]),
+      "ppg_signal_processing": baselines.ppg_heart_rate(raw[PPG], rates[PPG]),
+    }
+
+  found = _in_stretches(prepared, rows[held], label, estimate)
+  out = {}
+  for name, values in found.items():
+    out[name, "hr_bpm"] = np.full(len(rows), np.nan)
+    out[name, "hr_bpm"][held] = values
+  return out
+
+
+def _project(distilled: Distillation, found: Windows, test: np.ndarray) -> Windows:
+  heads: dict[str, nnx.Module] = {
+    "student": distilled.student_head,
+    "teacher": distilled.teacher_head,
+  }
+  return {name: np.asarray(head(found[name][test])) for name, head in heads.items()}
+
+
+def _write(folder, found, projections, predictions, columns, pair: str) -> None:
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  for name, vectors in found.items():
+    table = EmbeddingTable(vectors, columns, space="embedding")
+    embeddings.save(table, folder / f"{name}.parquet")
+  test = columns["split"] == "test"
+  held = {name: column[test] for name, column in columns.items()}
+  for name, vectors in projections.items():
+    table = EmbeddingTable(vectors, held, space="projection", pair=pair)
+    embeddings.save(table, folder / f"{name}_projection.parquet")
+  direct = {f"{model}/{target}": values for (model, target), values in predictions.items()}
+  np.savez(folder / "predictions.npz", **direct)
+
+
+def read(folder: pathlib.Path) -> FoldTables:
+  """The tables of one set and fold, as `write` left them.
+
+  Raises:
+    DistillError: no tables there, or they are not whole.
+  """
+  if not (folder / TABLE).is_file():
+    raise DistillError(f"no embeddings in {folder}; make them with: distill embed")
+  fields = json.loads((folder / TABLE).read_text())
+  with open(folder / "predictions.npz", "rb") as stream, np.load(stream) as file:
+    direct = {tuple(key.split("/")): file[key] for key in file.files}
+  return FoldTables(
+    {name: embeddings.load(folder / f"{name}.parquet") for name in fields["models"]},
+    {n: embeddings.load(folder / f"{n}_projection.parquet") for n in ("student", "teacher")},
+    direct,
+    window_s=fields["window_s"],
+    simulated=fields["simulated"],
+  )

@@ -1,0 +1,156 @@
+"""The work folder of a run: who it belongs to, its folds on prepared sets, and its clock.
+
+config.json, versions.json, timing.json
+prepared sets lie under config.data.prepared_dir, outside, and are shared by runs
+fold<k>/teacher/         run folder: metrics.jsonl, checkpoints/, model/
+fold<k>/student/         likewise; its model holds the encoder and both heads
+fold<k>/supervised/      likewise
+fold<k>/embeddings/<set>/<model>.parquet
+report.json, report.html, plots/
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from distill import config as configs
+from distill.config import ConfigDict
+from distill.data import pipeline, splits
+from distill.data.prepare import prepare
+from distill.data.store import PreparedSet, open_set
+from distill.errors import DistillError
+
+CONFIG, VERSIONS, TIMING = "config.json", "versions.json", "timing.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """One held-out fold of every set of a config.
+
+  Attributes:
+    k: index of the fold.
+    folder: where its results go.
+    sets: set name -> (prepared set, split).
+  """
+
+  k: int
+  folder: pathlib.Path
+  sets: Mapping[str, tuple[PreparedSet, splits.Split]]
+
+  def people(self, part: str) -> list[str]:
+    """The participants of one part as "set/participant", over all sets."""
+    return [
+      f"{name}/{who}" for name, (_, split) in self.sets.items() for who in getattr(split, part)
+    ]
+
+  def rows(self, config: ConfigDict, part: str, *, overlapping: bool) -> dict[str, pipeline.Rows]:
+    """Set name -> rows of one part."""
+    return {
+      name: pipeline.select(
+        prepared, split, part, overlapping=overlapping, min_coverage=config.data.min_coverage
+      )
+      for name, (prepared, split) in self.sets.items()
+    }
+
+  @property
+  def simulated(self) -> bool:
+    """Whether any of the sets is."""
+    return any(prepared.simulated for prepared, _ in self.sets.values())
+
+
+def claim(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
+  """Makes a folder the work folder of a config, or finds that it is already.
+
+  Raises:
+    DistillError: the folder holds another run, or files that are no run.
+  """
+  workdir = pathlib.Path(workdir)
+  here = json.loads(configs.to_json(config))
+  if (workdir / CONFIG).is_file():
+    there = json.loads((workdir / CONFIG).read_text())
+    for key, old, new in _differences(there, here):
+      raise DistillError(
+        f"{workdir} already holds another run: config.{key} is {old!r} there and {new!r} here;"
+        " choose another --workdir, or delete that folder"
+      )
+    return workdir
+  if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    raise DistillError(
+      f"{workdir} is not empty and holds no run (no {CONFIG}); choose another --workdir"
+    )
+  workdir.mkdir(parents=True, exist_ok=True)
+  (workdir / VERSIONS).write_text(json.dumps(configs.versions(), indent=2))
+  partial = workdir / (CONFIG + ".partial")
+  partial.write_text(configs.to_json(config))
+  partial.replace(workdir / CONFIG)
+  return workdir
+
+
+def _differences(there: Any, here: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+  if isinstance(there, dict) and isinstance(here, dict):
+    for key in sorted(set(there) | set(here)):
+      yield from _differences(there.get(key), here.get(key), f"{prefix}{key}.")
+  elif there != here:
+    yield prefix.rstrip("."), there, here
+
+
+def read_config(workdir: str | pathlib.Path) -> ConfigDict:
+  """The config of a work folder.
+
+  Raises:
+    DistillError: the folder holds no run.
+  """
+  path = pathlib.Path(workdir) / CONFIG
+  if not path.is_file():
+    raise DistillError(f"{workdir} holds no run (no {CONFIG}); start one with --config=FILE")
+  return configs.from_json(path.read_text())
+
+
+def open_folds(config: ConfigDict, workdir: pathlib.Path) -> list[Fold]:
+  """The held-out folds that the config names, on prepared sets; prepares what is not yet.
+
+  Raises:
+    DistillError: a fold that the split files do not have, a participant in two parts.
+  """
+  with clock(workdir, "prepare"):
+    prepared = {name: open_set(folder) for name, folder in prepare(config.data).items()}
+  folds = {name: _folds(config, name, one) for name, one in prepared.items()}
+  return [
+    Fold(k, workdir / f"fold{k}", {n: (prepared[n], folds[n].split(k)) for n in prepared})
+    for k in config.folds
+  ]
+
+
+def _folds(config: ConfigDict, name: str, prepared: PreparedSet) -> splits.Folds:
+  if config.data.splits:
+    return splits.load(pathlib.Path(config.data.splits) / f"{name}.txt")
+  return splits.assign(sorted(set(prepared.index["participant"].tolist())))
+
+
+@contextlib.contextmanager
+def clock(workdir: pathlib.Path, stage: str) -> Iterator[None]:
+  """Adds the seconds of the body to a stage; an interrupted run's seconds add up over restarts."""
+  start = time.perf_counter()
+  try:
+    yield
+  finally:
+    seconds = read_timing(workdir)
+    seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+    partial = workdir / (TIMING + ".partial")
+    partial.write_text(json.dumps(seconds, indent=2))
+    partial.replace(workdir / TIMING)
+
+
+def read_timing(workdir: pathlib.Path) -> dict[str, float]:
+  """Stage -> seconds so far."""
+  path = workdir / TIMING
+  return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def read_versions(workdir: pathlib.Path) -> dict[str, str]:
+  """Package -> version that the run was started with."""
+  return json.loads((workdir / VERSIONS).read_text())
