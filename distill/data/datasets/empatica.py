@@ -7,10 +7,10 @@ is smoothed and lags by about 30 s. Acceleration beyond +-2 g is clipped by the 
 import io
 import pathlib
 import re
-import zipfile
 
 import numpy as np
 
+from distill.data import untrusted
 from distill.data.recording import Signal
 from distill.errors import DistillError
 
@@ -52,13 +52,14 @@ def _text(session: pathlib.Path, name: str) -> tuple[str, str]:
   """(content, what messages call it) of one file of a folder or zip."""
   where = f"{session}/{name}"
   try:
-    if session.is_dir():
-      return (session / name).read_text(encoding="ascii"), where
-    with zipfile.ZipFile(session) as archive:
-      return archive.read(name).decode("ascii"), where
-  except (OSError, KeyError) as error:
+    content = (session / name).read_bytes() if session.is_dir() else None
+  except OSError as error:
     raise DistillError(f"no {where}; expected an Empatica E4 session with {name}") from error
-  except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+  try:
+    return (untrusted.zip_member(session, name) if content is None else content).decode(
+      "ascii"
+    ), where
+  except UnicodeDecodeError as error:
     raise DistillError(f"{where} cannot be read: {error}") from error
 
 

@@ -9,14 +9,13 @@ the PPG, and conditions from derived/wesad_e4_condition_segments.csv if it lies 
 import csv
 import functools
 import pathlib
-import pickle
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from distill import beats
+from distill.data import untrusted
 from distill.data.builder import PairedBuilder, Source
 from distill.data.datasets import empatica
 from distill.data.recording import Recording, Signal, Stretch
@@ -94,27 +93,13 @@ def _segments(path: pathlib.Path, name: str, start_s: float) -> tuple[Stretch, .
 # --- the official pickle --------------------------------------------------------------------------
 
 
-class _ArraysOnly(pickle.Unpickler):
-  """A pickle may run any code when it is read; this one may only make NumPy arrays."""
-
-  def find_class(self, module: str, name: str) -> Any:
-    known = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
-    if module.split(".")[0] == "numpy" and name in known:
-      # The official files come from a NumPy before 2.0, which had another name for its core.
-      return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-    if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-      return super().find_class(module, name)
-    raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no NumPy array")
-
-
 def _from_pickle(path: pathlib.Path, name: str, age: float, sex: str) -> Recording:
+  content = untrusted.load_pickle(path)
   try:
-    with open(path, "rb") as file:
-      content = _ArraysOnly(file, encoding="latin1").load()
     wrist, chest = content["signal"]["wrist"], content["signal"]["chest"]
     bvp, acc = (np.asarray(wrist[key], np.float32) for key in ("BVP", "ACC"))
     ecg, label = np.asarray(chest["ECG"], np.float64), np.asarray(content["label"]).reshape(-1)
-  except (OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+  except (KeyError, IndexError, TypeError, ValueError) as error:
     raise DistillError(f"{path} cannot be read as WESAD's pickle: {error!r}") from error
   signals = {
     "ppg": Signal(bvp.reshape(-1, 1), 64.0, 0.0, "au"),
