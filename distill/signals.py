@@ -10,6 +10,7 @@ import functools
 from typing import cast
 
 import numpy as np
+from scipy import ndimage
 from scipy import signal as scipy_signal
 
 from distill.errors import DistillError
@@ -17,6 +18,7 @@ from distill.spec import SignalSpec
 
 BUTTERWORTH_ORDER = {"butterworth2": 2, "butterworth3": 3}  # run both ways: doubled
 _MAX_FACTOR = 4096  # of the rational resampling; rates of real devices need far less
+_ROUGH_FACTOR = 512  # of the fraction that stands for two rates that have none
 _RESAMPLING_REACH = 20  # samples of the slower rate to either side
 _ROUNDING = 1e-6  # of a sample or a hop: absorbs the rounding of times written as decimals
 
@@ -82,11 +84,15 @@ def fill_gaps(samples: np.ndarray, observed: np.ndarray) -> np.ndarray:
 
 
 def resample(samples: np.ndarray, rate_hz: float, to_hz: float) -> np.ndarray:
-  """Anti-aliased rational resampling with zero delay.
+  """Anti-aliased resampling with zero delay, polyphase where the ratio of the rates is rational.
 
   Sample i of the result lies at time i / to_hz on the clock of the input. Gaps keep their place: a
   result is NaN where the nearest input sample is missing; values beside a gap come from a copy with
   the gap bridged linearly. The filter reaches 20 samples of the slower rate to either side.
+
+  Rates whose ratio is no fraction of whole numbers, as those of a clock that drifts, take the
+  nearest such fraction first; the rest, less than a thousandth, is a spline of order 5 on a copy at
+  twice the rate.
 
   Args:
     samples: [time, channels], NaN where missing.
@@ -97,34 +103,57 @@ def resample(samples: np.ndarray, rate_hz: float, to_hz: float) -> np.ndarray:
     [ceil(time * to_hz / rate_hz), channels] float32.
 
   Raises:
-    DistillError: a rate is missing or not positive, or their ratio is no fraction of whole numbers
-      up to 4096.
+    DistillError: a rate is missing or not positive, or one is over 4096 times the other.
   """
   samples = check_samples(samples)
   rate_hz, to_hz = check_rate(rate_hz), check_rate(to_hz, "resampled signal")
-  ratio = fractions.Fraction(to_hz / rate_hz).limit_denominator(_MAX_FACTOR)
-  if not ratio or abs(float(ratio) * rate_hz / to_hz - 1) > 1e-9 or ratio.numerator > _MAX_FACTOR:
+  factor = to_hz / rate_hz
+  if not 1 / _MAX_FACTOR <= factor <= _MAX_FACTOR:
     raise DistillError(
-      f"cannot resample {rate_hz} Hz to {to_hz} Hz: the ratio is no fraction of whole numbers up to"
-      f" {_MAX_FACTOR}; round the rates"
+      f"cannot resample {rate_hz} Hz to {to_hz} Hz: one rate is over {_MAX_FACTOR} times the other;"
+      " is it in Hz?"
     )
-  if ratio == 1:
+  ratio = fractions.Fraction(factor).limit_denominator(_MAX_FACTOR)
+  rational = abs(float(ratio) / factor - 1) <= 1e-9 and ratio.numerator <= _MAX_FACTOR
+  if rational and ratio == 1:
     return np.where(np.isfinite(samples), samples, np.float32(np.nan))
   observed = np.isfinite(samples)
   filled = fill_gaps(samples, observed).astype(np.float64)
-  # Outside the data the filter reads zeros: a line from end to end is taken out, and put back.
-  count = -(-len(samples) * ratio.numerator // ratio.denominator)
-  slope = (filled[-1] - filled[0]) / max(len(samples) - 1, 1)
-  line, result_line = (
-    filled[0] + slope * (np.arange(n) / step)[:, None]
-    for n, step in ((len(samples), 1), (count, float(ratio)))
-  )
-  result = result_line + scipy_signal.resample_poly(
-    filled - line, ratio.numerator, ratio.denominator, axis=0, window=_resampling_filter(ratio)
-  )
-  nearest = np.floor(np.arange(len(result)) / float(ratio) + 0.5).astype(int)
+  if rational:
+    result = _polyphase(filled, ratio)
+  else:
+    rough = fractions.Fraction(factor).limit_denominator(_ROUGH_FACTOR)
+    count = int(np.ceil(len(samples) * factor * (1 - 1e-12)))
+    result = _read_between(_polyphase(filled, rough), np.arange(count) * (float(rough) / factor))
+  nearest = np.floor(np.arange(len(result)) / factor + 0.5 + _ROUNDING).astype(int)
   result[~observed[nearest.clip(max=len(samples) - 1)]] = np.nan
   return result.astype(np.float32)
+
+
+def _polyphase(values: np.ndarray, ratio: fractions.Fraction) -> np.ndarray:
+  """[time, channels] at `ratio` times the rate."""
+  if ratio == 1:
+    return values
+  # Outside the data the filter reads zeros: a line from end to end is taken out, and put back.
+  count = -(-len(values) * ratio.numerator // ratio.denominator)
+  slope = (values[-1] - values[0]) / max(len(values) - 1, 1)
+  line, result_line = (
+    values[0] + slope * (np.arange(n) / step)[:, None]
+    for n, step in ((len(values), 1), (count, float(ratio)))
+  )
+  passed = scipy_signal.resample_poly(
+    values - line, ratio.numerator, ratio.denominator, axis=0, window=_resampling_filter(ratio)
+  )
+  return cast(np.ndarray, result_line + passed)
+
+
+def _read_between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+  """[time, channels] read at the positions `at` [n], counted in samples; the ends are held."""
+  fine = _polyphase(values, fractions.Fraction(2))
+  columns = [
+    ndimage.map_coordinates(column, [2 * at], order=5, mode="nearest") for column in fine.T
+  ]
+  return np.stack(columns, axis=1)
 
 
 @functools.lru_cache

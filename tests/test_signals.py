@@ -83,8 +83,29 @@ def test_wrong_shapes_raise():
     signals.resample(np.array([["a"]]), 64, 50)
   with pytest.raises(DistillError, match="640"):
     signals.preprocess(np.zeros((639, 1)), np.ones((639, 1), bool), PPG)
-  with pytest.raises(DistillError, match="ratio"):
-    signals.resample(_sine(64, 10), 64.0, 50.0 * np.pi)
+
+
+@pytest.mark.parametrize("to_hz", [0.001, 4.0e6])
+def test_rates_that_are_too_far_apart(to_hz):
+  with pytest.raises(DistillError, match="over 4096 times the other"):
+    signals.resample(_sine(64, 10), 64.0, to_hz)
+
+
+@pytest.mark.parametrize("to_hz", [64.0, 50.0, 25.0 * np.pi])
+@pytest.mark.parametrize("drift", [-300e-6, 1.7e-6, 4e-3])
+def test_a_clock_that_drifts_is_brought_to_time(to_hz, drift):
+  rate_hz, hz = 64.0 * (1 + drift), 7.0
+  samples = _sine(rate_hz, 600, hz=hz, phase=0.0, offset=2.0)
+  samples[6400:7040] = np.nan
+  result = signals.resample(samples, rate_hz, to_hz)
+  assert len(result) == int(np.ceil(len(samples) * to_hz / rate_hz))
+  at = np.arange(len(result)) / to_hz
+  inside = np.abs(at - 6720 / rate_hz) > 5.5
+  inside &= (at > 1) & (at < 599)
+  expected = 2.0 + np.sin(2 * np.pi * hz * at)
+  np.testing.assert_allclose(result[inside, 0], expected[inside], atol=2e-3)
+  missing = np.isnan(result[:, 0])
+  np.testing.assert_allclose(at[missing][[0, -1]] * rate_hz, (6400, 7039), atol=1.0)
 
 
 @pytest.mark.parametrize(("samples", "n"), [(639, 0), (640, 1), (641, 1), (1279, 1), (1280, 2)])
