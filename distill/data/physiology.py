@@ -380,13 +380,15 @@ def coloured_noise(
     channels: independent rows.
 
   Returns:
-    [channels, samples] float32.
+    [channels, samples] float32. Zeros when a stretch is so short that no wave of the spectrum fits.
   """
   length = scipy.fft.next_fast_len(samples + 1, real=True)
   frequency = np.fft.rfftfreq(length, 1 / rate_hz).astype(np.float32)
   amplitude = np.zeros_like(frequency)
   amplitude[1:] = shape(frequency[1:])
   active = np.flatnonzero(amplitude)
+  if not len(active):
+    return np.zeros((channels, samples), np.float32)
   spectrum = np.zeros((channels, len(frequency)), np.complex64)
   parts = rng.standard_normal((channels, len(active), 2), np.float32)
   spectrum[:, active] = parts.view(np.complex64)[..., 0] * amplitude[active]

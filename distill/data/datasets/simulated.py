@@ -10,6 +10,8 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import tensorflow_datasets as tfds
+
 from distill.data.builder import PairedBuilder, Source
 from distill.data.cohort import Cohort, participant_name, simulate
 
@@ -17,6 +19,7 @@ from distill.data.cohort import Cohort, participant_name, simulate
 class Simulated(PairedBuilder):
   """Simulated wrists. A change of the simulation's code or constants raises VERSION."""
 
+  VERSION = tfds.core.Version("1.0.1")
   SOURCE = "distill.data.cohort"
   LICENCE = "that of this code"
   SIMULATED = True
