@@ -5,19 +5,14 @@ import pathlib
 
 import nbclient
 import nbformat
-import pytest
 
 from tests.conftest import ROOT
 
 
-@pytest.fixture
-def _plain_kernel(monkeypatch):
-  """The kernel is a process of its own: one device, and PyZMQ's own warnings left to it."""
+def test_quickstart_runs_to_its_plot(tmp_path, monkeypatch):
+  # The kernel is a process of its own, with one device.
   monkeypatch.delenv("XLA_FLAGS", raising=False)
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-def test_quickstart_runs_to_its_plot(tmp_path, monkeypatch, _plain_kernel):
   notebook = nbformat.read(ROOT / "notebooks" / "00_quickstart.ipynb", as_version=4)
   text = "\n".join(cell.source for cell in notebook.cells)
   assert "configs/quickstart.py" in text

@@ -650,5 +650,5 @@ def test_bad_cohort_in_the_config_says_so(tmp_path):
 
 def test_noise_of_a_stretch_too_short_for_its_band_is_silence():
   rng = np.random.default_rng(0)
-  silent = physiology.coloured_noise(rng, 3, 64.0, physiology.band(0.1, 0.2), channels=2)
+  silent = ph.coloured_noise(rng, 3, 64.0, ph.band(0.1, 0.2), channels=2)
   np.testing.assert_array_equal(silent, np.zeros((2, 3), np.float32))
