@@ -13,7 +13,6 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.simulated.participants = 700
   config.data.simulated.minutes = 20
   config.teacher.pool = "mean_sd"
-  config.pretrain.decoder = ConfigDict({"width": 64, "depth": 2, "heads": 4})
   if variant == "smoke":
     return _smoke(config)
   return config

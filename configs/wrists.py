@@ -18,7 +18,6 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.splits = str(pathlib.Path(__file__).parent / "splits")
   config.data.hop_s = 20.0  # real minutes are few: training cuts them at three offsets
   config.teacher.pool = "mean_sd"
-  config.pretrain.decoder = ConfigDict({"width": 64, "depth": 2, "heads": 4})
   if variant == "smoke":
     config.data.hop_s = 60.0
     for section in (config.pretrain, config, config.supervised):

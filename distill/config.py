@@ -2,8 +2,8 @@
 
 `base()` holds every key that any part of the toolkit reads, with its default. A file in configs/
 starts from it and changes what its experiment needs; a key that is not in `base()` is read by
-nobody and stops the run. The sections `teacher` and `student` are the arguments of the function
-that their `build` key names.
+nobody and stops the run. The sections in BUILT hold the arguments of what their `build` key names;
+those that a file leaves out get the function's own defaults.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import inspect
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import ml_collections
@@ -22,6 +22,14 @@ from distill import registry
 from distill.errors import DistillError, nearest
 
 ConfigDict: TypeAlias = ml_collections.ConfigDict
+
+
+# Section -> arguments of its build function that the program supplies.
+BUILT = {
+  "teacher": ("seed",),
+  "student": ("seed",),
+  "pretrain.objective": ("encoder", "rngs"),
+}
 
 
 def _optim(learning_rate: float) -> ConfigDict:
@@ -60,12 +68,11 @@ def base() -> ConfigDict:
   config.teacher.build = "teachers.transformer:build"
   config.teacher.load = ""  # folder of a pretrained teacher; "" pretrains one
   config.pretrain = ConfigDict()
+  config.pretrain.objective = ConfigDict({"build": "distill.objectives:MaskedAutoencoding"})
   config.pretrain.steps = 400
   config.pretrain.batch_size = 64
-  config.pretrain.mask_ratio = 0.8
   # A teacher whose own heart-rate probe does not beat the mean stops the run before distillation.
   config.pretrain.check_probe = True
-  config.pretrain.decoder = ConfigDict({"width": 32, "depth": 1, "heads": 2})
   config.pretrain.optim = _optim(2e-3)
   config.pretrain.log_every = 20
   config.pretrain.eval_every = 200
@@ -118,12 +125,28 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
   if not pathlib.Path(file).is_file():
     raise DistillError(f"no config file at {file}; the shipped ones are in configs/")
   config = _get_config(pathlib.Path(file), argument)
+  # What is built decides which other keys there are.
+  builds = [text for text in overrides if text.partition("=")[0].endswith(".build")]
+  config = _filled(_apply(config, builds))
   check(config)
-  config.lock()
-  if overrides:
-    config = _apply(config, list(overrides))
-    check(config)
+  return _apply(config, [text for text in overrides if text not in builds], checked=True)
+
+
+def _filled(config: ConfigDict) -> ConfigDict:
+  """With the defaults of the build functions in the sections of BUILT."""
+  with config.unlocked():
+    for section, supplied in BUILT.items():
+      if section + ".build" in flatten(config):
+        for name, parameter in _arguments(config, section).items():
+          has_default = parameter.default is not inspect.Parameter.empty
+          if has_default and name not in supplied and name not in config[section]:
+            config[section][name] = parameter.default
   return config
+
+
+def _arguments(config: ConfigDict, section: str) -> Mapping[str, inspect.Parameter]:
+  key = section + ".build"
+  return inspect.signature(registry.resolve(flatten(config)[key], key=key)).parameters
 
 
 def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
@@ -143,7 +166,11 @@ def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
   return config
 
 
-def _apply(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+def _apply(config: ConfigDict, overrides: list[str], *, checked: bool = False) -> ConfigDict:
+  """The locked config with overrides; `checked` checks their values too."""
+  config.lock()
+  if not overrides:
+    return config
   known = flatten(config)
   for override in overrides:
     name, equals, _ = override.removeprefix("--config.").partition("=")
@@ -159,6 +186,8 @@ def _apply(config: ConfigDict, overrides: list[str]) -> ConfigDict:
   except (flags.Error, TypeError, ValueError) as error:
     reason = str(error).strip().splitlines()[0]
     raise DistillError(f"cannot apply {' '.join(overrides)}: {reason}") from error
+  if checked:
+    check(holder.config)
   return holder.config
 
 
@@ -180,11 +209,12 @@ def check(config: ConfigDict) -> None:
     DistillError: naming the key and the nearest known ones.
   """
   known = flatten(base())
-  for section in ("teacher", "student"):
-    build = registry.resolve(config[section].build, key=f"{section}.build")
-    arguments = inspect.signature(build).parameters
-    known |= {f"{section}.{name}": None for name in arguments if name != "seed"}
   given = flatten(config)
+  for section, supplied in BUILT.items():
+    if f"{section}.build" not in given:
+      raise DistillError(f"config.{section}.build is missing; start from distill.config.base()")
+    arguments = _arguments(config, section)
+    known |= {f"{section}.{name}": None for name in arguments if name not in supplied}
   for name in given:
     if name not in known:
       raise DistillError(f"config.{name} is read by nobody{nearest(name, known)}")
@@ -204,8 +234,6 @@ def _check_values(config: ConfigDict) -> None:
     last = name.rpartition(".")[2]
     if last in ("steps", "batch_size", "log_every", "eval_every") and value < 1:
       raise DistillError(f"config.{name} is {value}; expected 1 or more")
-  if not 0 < config.pretrain.mask_ratio < 1:
-    raise DistillError(f"config.pretrain.mask_ratio is {config.pretrain.mask_ratio}; give (0, 1)")
   if not config.loss.temperature > 0:
     raise DistillError(f"config.loss.temperature is {config.loss.temperature}; give a positive one")
   if not config.folds:

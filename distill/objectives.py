@@ -58,12 +58,14 @@ class MaskedAutoencoding(Objective):
     self,
     encoder: PatchTransformer,
     *,
-    mask_ratio: float,
-    width: int,
-    depth: int,
-    heads: int,
+    mask_ratio: float = 0.8,
+    width: int = 64,
+    depth: int = 2,
+    heads: int = 4,
     rngs: nnx.Rngs,
   ):
+    if not 0 < mask_ratio < 1:
+      raise DistillError(f"mask_ratio is {mask_ratio}; expected a share between 0 and 1")
     stem = getattr(encoder, "stem", None)
     if not isinstance(stem, PatchStem):
       raise DistillError("masked autoencoding needs an encoder with a PatchStem (raw patches)")

@@ -19,7 +19,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from distill import config as configs
-from distill import evaluate, models, objectives, probes, registry, report, tables, workdir
+from distill import evaluate, models, probes, registry, report, tables, workdir
 from distill.config import ConfigDict
 from distill.data import pipeline
 from distill.data.prepare import prepare as prepare_sets
@@ -143,11 +143,9 @@ def _teacher(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
 def _pretrain(config: ConfigDict, fold: Fold, place: Path) -> None:
   encoder = _build(config, "teacher")
   _check_fits(fold, encoder, "teacher")
-  objective = objectives.MaskedAutoencoding(
-    encoder,
-    mask_ratio=config.pretrain.mask_ratio,
-    **config.pretrain.decoder,
-    rngs=nnx.Rngs(config.seed + 1),
+  section = config.pretrain.objective
+  objective = registry.resolve(section.build, key="pretrain.objective.build")(
+    encoder, rngs=nnx.Rngs(config.seed + 1), **configs.build_arguments(section)
   )
   sources = {
     part: pipeline.TrainingSource(_usable(fold, config, part), [encoder.spec], {})
