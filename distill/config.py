@@ -146,7 +146,10 @@ def _filled(config: ConfigDict) -> ConfigDict:
 
 def _arguments(config: ConfigDict, section: str) -> Mapping[str, inspect.Parameter]:
   key = section + ".build"
-  return inspect.signature(registry.resolve(flatten(config)[key], key=key)).parameters
+  build = registry.resolve(flatten(config)[key], key=key)
+  # The signature of an nnx class is that of its metaclass: *args, **kwargs.
+  found = inspect.signature(build.__init__ if inspect.isclass(build) else build).parameters
+  return {name: parameter for name, parameter in found.items() if name != "self"}
 
 
 def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
