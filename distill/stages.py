@@ -91,12 +91,12 @@ def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     The report.
   """
   folder = Path(folder)
-  with clock(folder, "judge"):
-    sets = {
-      name: [tables.read(folder / f"fold{k}" / "embeddings" / name) for k in config.folds]
-      for name in config.data.sets
-    }
-    judged = evaluate.evaluate(sets, evaluate.Settings(**_plain(config.evaluate)))
+  settings = evaluate.Settings(**_plain(config.evaluate))
+  judged = {}
+  with clock(folder, "judge"), tqdm(list(config.data.sets), desc="judge", unit="set") as bar:
+    for name in bar:
+      folds = [tables.read(folder / f"fold{k}" / "embeddings" / name) for k in config.folds]
+      judged |= evaluate.evaluate({name: folds}, settings)
   made = report.build(
     judged,
     timing=workdir.read_timing(folder),
@@ -104,7 +104,9 @@ def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     config=config.to_dict(),
     seed=config.seed,
   )
-  report.write(folder, made)
+  with tqdm(total=1, desc="draw the report", unit="report") as bar:
+    report.write(folder, made)
+    bar.update()
   return made
 
 
