@@ -8,6 +8,7 @@ exit code 2; results go to standard output, progress to standard error.
 import argparse
 import json
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -31,12 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     options, overrides = _parse(arguments)
     options.act(options, overrides)
+    sys.stdout.flush()
   except DistillError as error:
     print(f"distill: {error}", file=sys.stderr)  # noqa: T201
     return 2
   except KeyboardInterrupt:
     print("distill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
     return 130
+  except BrokenPipeError:
+    # The reader (head, less) has left; without this Python complains again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
   return 0
 
 
