@@ -75,7 +75,14 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     self.progress = progress
     self.rows: list[dict[str, Any]] = []
     self.left_out: dict[str, Any] = {"recordings": [], "windows": 0}
+    self._names: set[tuple[str, str]] = set()
+    self._owners: dict[str, str] = {}  # first window's hash -> participant
     super().__init__(data_dir=str(data_dir), file_format="array_record")
+
+  @property
+  def same_device(self) -> bool:
+    """Whether both signals come from one device and clock."""
+    return self.SAME_DEVICE
 
   @abc.abstractmethod
   def sources(self) -> Sequence[Source]:
@@ -165,11 +172,33 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
           self.left_out["recordings"].append({"recording": source.name, "why": str(result)})
           continue
         windows, dropped = result
+        why = self._conflict(windows)
+        if why:
+          self.left_out["recordings"].append({"recording": source.name, "why": why})
+          continue
         self.left_out["windows"] += dropped
         for window in windows:
           yield len(self.rows), self._example(window)
     if not self.rows:
       raise DistillError(self._nothing_left(len(sources)))
+
+  def _conflict(self, windows: list[Window]) -> str:
+    """Why a recording cannot stand beside those before it; "" where it can."""
+    if not windows:
+      return ""
+    first = windows[0]
+    participant, name = (str(first.columns[key]) for key in ("participant", "recording"))
+    if (participant, name) in self._names:
+      return f"{participant} already has a recording {name}; is one of them another person's?"
+    digest = hashlib.sha256(b"".join(one.tobytes() for one in first.signals.values())).hexdigest()
+    owner = self._owners.setdefault(digest, participant)
+    if owner != participant:
+      return (
+        f"it holds the same samples as a recording of {owner}; one person under two names would"
+        " stand in training and in test"
+      )
+    self._names.add((participant, name))
+    return ""
 
   def _example(self, window: Window) -> dict[str, Any]:
     self.rows.append(dict(window.columns))

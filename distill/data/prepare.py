@@ -64,7 +64,7 @@ def _write(builder: PairedBuilder, folder: pathlib.Path) -> None:
     name=builder.name,
     specs=builder.settings.specs,
     simulated=builder.SIMULATED,
-    same_device=builder.SAME_DEVICE,
+    same_device=builder.same_device,
     records=records,
   )
 

@@ -87,6 +87,7 @@ class Recording:
     activities: labelled stretches, not overlapping.
     age: years, NaN where unknown.
     sex: "female", "male" or "" where unknown.
+    bmi: kg/m2, NaN where unknown.
   """
 
   participant: str
@@ -97,3 +98,4 @@ class Recording:
   activities: tuple[Stretch, ...] = ()
   age: float = float("nan")
   sex: str = ""
+  bmi: float = float("nan")

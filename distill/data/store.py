@@ -16,7 +16,7 @@ from distill.errors import DistillError
 from distill.spec import MODALITIES, SignalSpec
 
 SET_FILE, INDEX_FILE, LEFT_OUT_FILE = "set.json", "index.npz", "left_out.json"
-FORMAT = 1
+FORMAT = 2
 SPLIT = "windows"  # the one TFDS split; participants are split by distill.data.splits
 
 # Column -> dtype. Numbers that are not known or not valid are NaN, texts are "".
@@ -38,6 +38,7 @@ COLUMNS: dict[str, Any] = {
   "activity": np.str_,
   "age": np.float32,
   "sex": np.str_,
+  "bmi": np.float32,  # kg/m2
   "motion_g": np.float32,  # SD of the high-passed acceleration magnitude
   "stationary": np.bool_,
   "complete": np.bool_,  # no sample missing in any signal

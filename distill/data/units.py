@@ -75,6 +75,9 @@ def in_g(acc: np.ndarray, unit: str, where: str) -> np.ndarray:
       1 g, so a median of 9.8 is no g.
   """
   acc = np.asarray(acc, np.float32)
+  observed = acc[np.isfinite(acc).all(-1)]
+  if len(observed) and np.all(observed == observed[0]):
+    raise DistillError(f"{where} is constant ({observed[0, 0]:g}): a sensor that was off")
   felt, (likely, likely_per_g) = gravity(acc), guess(acc)
   if unit == "auto":
     if likely == "mg":

@@ -210,6 +210,7 @@ def _columns(
     "activity": activity(recording, t0_s, settings.window_s),
     "age": recording.age,
     "sex": recording.sex,
+    "bmi": recording.bmi,
     "motion_g": motion,
     "complete": min(coverage.values()) == 1.0,
   }

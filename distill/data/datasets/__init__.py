@@ -7,6 +7,7 @@ from distill.errors import DistillError, nearest
 
 DATASETS = {
   "bami": "distill.data.datasets.bami:Bami",
+  "own": "distill.data.datasets.own:Own",
   "simulated": "distill.data.datasets.simulated:Simulated",
   "stress_predict": "distill.data.datasets.stress_predict:StressPredict",
   "wesad": "distill.data.datasets.wesad:Wesad",
