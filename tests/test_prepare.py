@@ -14,7 +14,7 @@ from distill.data.prepare import prepare
 from distill.data.store import open_set
 from distill.data.windows import WindowSettings, cut_recording
 from distill.errors import DistillError
-from tests import toy_set
+from tests import pulses, toy_set
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,22 @@ def test_bad_recordings_are_left_out_and_told(tmp_path, capsys):
   captured = capsys.readouterr()
   assert captured.out == ""
   assert "left out b: b/BVP.csv, line 5" in captured.err
+
+
+def test_one_recording_under_two_names_is_left_out(tmp_path, monkeypatch):
+  monkeypatch.setattr(toy_set, "load", lambda name, kind: pulses.recording(name))
+  prepared = open_set(_prepare(tmp_path, {"a": "good", "b": "good"}))
+  assert set(prepared.index["participant"]) == {"a"}
+  (left,) = prepared.left_out["recordings"]
+  assert left["recording"] == "b"
+  assert "the same samples as a recording of a; one person under two names" in left["why"]
+
+
+def test_two_recordings_under_one_name_are_not_mixed(tmp_path, monkeypatch):
+  monkeypatch.setattr(toy_set, "load", lambda name, kind: pulses.recording("p", seed=ord(name)))
+  prepared = open_set(_prepare(tmp_path, {"a": "good", "b": "good"}))
+  assert len(prepared) == 5
+  assert "p already has a recording r0" in prepared.left_out["recordings"][0]["why"]
 
 
 def test_two_workers_give_the_same_rows(tmp_path):

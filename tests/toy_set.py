@@ -39,7 +39,8 @@ class Toy(PairedBuilder):
 
 def load(name: str, kind: str) -> Recording:
   """Picklable, so that worker processes can be tested."""
-  recording = pulses.recording(name, seconds=30.0 if kind == "short" else 200.0, acc_start_s=0.3)
+  seconds, seed = 30.0 if kind == "short" else 200.0, sum(name.encode())
+  recording = pulses.recording(name, seconds=seconds, acc_start_s=0.3, seed=seed)
   ppg = recording.signals["ppg"]
   samples = ppg.samples.copy()
   if kind == "gap":
