@@ -26,7 +26,7 @@ from distill.data import store
 from distill.data.recording import Recording
 from distill.data.windows import Window, WindowSettings, cut_recording, starts
 from distill.errors import DistillError
-from distill.spec import MODALITIES
+from distill.spec import MODALITIES, SignalSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     CITATION: the work to cite.
     SIMULATED: whether the recordings are drawn by a computer.
     SAME_DEVICE: whether both signals come from one device and clock.
+    SIGNALS: what the windows hold; ("acc",) where a set has heart rate but no PPG, for probes.
     data_config: the config's data section.
     settings: how recordings are cut.
     rows: index columns of the windows written so far, in order.
@@ -68,6 +69,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
   CITATION: ClassVar[str] = ""
   SIMULATED: ClassVar[bool] = False
   SAME_DEVICE: ClassVar[bool] = True
+  SIGNALS: ClassVar[tuple[str, ...]] = MODALITIES
 
   def __init__(self, config: Any, data_dir: str | pathlib.Path, *, progress: bool = True):
     self.data_config = config
@@ -83,6 +85,11 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
   def same_device(self) -> bool:
     """Whether both signals come from one device and clock."""
     return self.SAME_DEVICE
+
+  @property
+  def specs(self) -> dict[str, SignalSpec]:
+    """What the windows hold."""
+    return {name: spec for name, spec in self.settings.specs.items() if name in self.SIGNALS}
 
   @abc.abstractmethod
   def sources(self) -> Sequence[Source]:
@@ -140,7 +147,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
   def _info(self) -> tfds.core.DatasetInfo:
     features: dict[str, Any] = {
       name: tfds.features.Tensor(shape=spec.shape, dtype=np.float32, encoding="bytes")
-      for name, spec in self.settings.specs.items()
+      for name, spec in self.specs.items()
     }
     features |= {
       "participant": tfds.features.Text(),
@@ -166,7 +173,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     with tqdm.tqdm(
       total=len(sources), desc=f"prepare {self.name}", unit="recording", disable=not self.progress
     ) as bar:
-      for source, result in cut_all(sources, self.settings, self.data_config.workers):
+      for source, result in cut_all(sources, self.settings, self.data_config.workers, self.SIGNALS):
         bar.update()
         if isinstance(result, DistillError):
           self.left_out["recordings"].append({"recording": source.name, "why": str(result)})
@@ -203,7 +210,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
   def _example(self, window: Window) -> dict[str, Any]:
     self.rows.append(dict(window.columns))
     names = ("participant", "recording")
-    example: dict[str, Any] = {name: window.signals[name] for name in MODALITIES}
+    example: dict[str, Any] = {name: window.signals[name] for name in self.SIGNALS}
     example |= {name: str(window.columns[name]) for name in names}
     return example | {"t0_s": np.float64(window.columns["t0_s"])}
 
@@ -218,7 +225,10 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
 
 
 def cut_all(
-  sources: Sequence[Source], settings: WindowSettings, workers: int
+  sources: Sequence[Source],
+  settings: WindowSettings,
+  workers: int,
+  names: Sequence[str] = MODALITIES,
 ) -> Iterator[tuple[Source, tuple[list[Window], int] | DistillError]]:
   """Each recording's windows, or what was wrong with it, in the order of `sources`.
 
@@ -226,11 +236,12 @@ def cut_all(
     sources: recordings to read.
     settings: how to cut them.
     workers: processes beside this one; 0 or 1 reads and cuts here.
+    names: signals of a window.
 
   Yields:
     (source, (windows, number dropped for too little coverage)) or (source, error).
   """
-  cut = functools.partial(_cut, settings=settings)
+  cut = functools.partial(_cut, settings=settings, names=names)
   if workers <= 1 or len(sources) <= 1:
     for source in sources:
       yield source, cut(source)
@@ -248,10 +259,12 @@ def cut_all(
       yield done, future.result()
 
 
-def _cut(source: Source, settings: WindowSettings) -> tuple[list[Window], int] | DistillError:
+def _cut(
+  source: Source, settings: WindowSettings, names: Sequence[str]
+) -> tuple[list[Window], int] | DistillError:
   try:
     recording = source.load()
-    windows = list(cut_recording(recording, settings))
+    windows = list(cut_recording(recording, settings, names))
   except DistillError as error:
     return error
-  return windows, len(starts(recording, settings)) - len(windows)
+  return windows, len(starts(recording, settings, names)) - len(windows)

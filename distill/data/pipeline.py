@@ -65,7 +65,8 @@ def select(
       " to the split file"
     )
   mask = np.isin(index["participant"], getattr(split, part))
-  mask &= (index["ppg_coverage"] >= min_coverage) & (index["acc_coverage"] >= min_coverage)
+  for name in prepared.specs:
+    mask &= index[f"{name}_coverage"] >= min_coverage
   rows = np.flatnonzero(mask)
   if not overlapping:
     rows = rows[_apart(index, rows, prepared.specs["acc"].window_s)]

@@ -62,7 +62,7 @@ def _write(builder: PairedBuilder, folder: pathlib.Path) -> None:
   store.write_set(
     folder,
     name=builder.name,
-    specs=builder.settings.specs,
+    specs=builder.specs,
     simulated=builder.SIMULATED,
     same_device=builder.same_device,
     records=records,

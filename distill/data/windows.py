@@ -6,7 +6,7 @@ of the recording's clock, each read at its nearest sample. Nothing is filtered o
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +17,7 @@ from distill import signals
 from distill.data.recording import Beats, Recording, Signal
 from distill.errors import DistillError
 from distill.quality import Quality, ppg_qualities
-from distill.spec import ACC, PPG, SignalSpec
+from distill.spec import ACC, MODALITIES, PPG, SignalSpec
 
 UNITS = {PPG: "au", ACC: "g"}
 CHANNELS = {PPG: ("ppg",), ACC: ("x", "y", "z")}
@@ -106,15 +106,15 @@ class _Prepared:
     )
 
 
-def check_recording(recording: Recording) -> None:
-  """Refuses a recording that cannot hold a pair.
+def check_recording(recording: Recording, names: Sequence[str] = MODALITIES) -> None:
+  """Refuses a recording that cannot hold a window of the signals `names`.
 
   Raises:
     DistillError: a signal that is not there, has another unit or number of channels, no valid rate,
       no observed sample, or is constant.
   """
   where = f"{recording.participant}/{recording.name}"
-  for name in (PPG, ACC):
+  for name in names:
     if name not in recording.signals:
       there = ", ".join(recording.signals) or "nothing"
       raise DistillError(f"{where} has no {name} signal; it has: {there}")
@@ -136,32 +136,42 @@ def check_recording(recording: Recording) -> None:
       )
 
 
-def starts(recording: Recording, settings: WindowSettings) -> np.ndarray:
+def starts(
+  recording: Recording, settings: WindowSettings, names: Sequence[str] = MODALITIES
+) -> np.ndarray:
   """[n] start times of all windows, from the latest start of the signals on.
 
   Raises:
     DistillError: the signals share less than one window.
   """
-  start_s = max(recording.signals[name].start_s for name in (PPG, ACC))
-  stop_s = min(recording.signals[name].stop_s for name in (PPG, ACC))
+  start_s = max(recording.signals[name].start_s for name in names)
+  stop_s = min(recording.signals[name].stop_s for name in names)
   t0_s = signals.window_starts(start_s, stop_s, settings.window_s, settings.hop_s)
   if not len(t0_s):
     raise DistillError(
-      f"ppg and acc of {recording.participant}/{recording.name} have {max(stop_s - start_s, 0):g} s"
+      f"{' and '.join(names)} of {recording.participant}/{recording.name} have"
+      f" {max(stop_s - start_s, 0):g} s"
       f" in common, shorter than one window of {settings.window_s:g} s"
     )
   return t0_s
 
 
-def cut_recording(recording: Recording, settings: WindowSettings) -> Iterator[Window]:
+def cut_recording(
+  recording: Recording, settings: WindowSettings, names: Sequence[str] = MODALITIES
+) -> Iterator[Window]:
   """The windows of a recording, in time order, those with too little observed left out.
+
+  Args:
+    recording: what to cut.
+    settings: how.
+    names: its signals; ("acc",) of a set that has heart rate but no PPG, for probes alone.
 
   Raises:
     DistillError: the recording cannot be used at all; see `check_recording` and `starts`.
   """
-  check_recording(recording)
-  t0s = starts(recording, settings)
-  prepared = _prepare(recording, settings)
+  check_recording(recording, names)
+  t0s = starts(recording, settings, names)
+  prepared = _prepare(recording, settings, names)
   # Filters and spectra cost a fraction of a window when many pass at once.
   for first in range(0, len(t0s), BLOCK):
     yield from _cut_block(prepared, t0s[first : first + BLOCK])
@@ -169,9 +179,9 @@ def cut_recording(recording: Recording, settings: WindowSettings) -> Iterator[Wi
 
 def _cut_block(prepared: _Prepared, t0s: np.ndarray) -> Iterator[Window]:
   settings = prepared.settings
-  raw = {name: np.stack([prepared.at(name, t0_s) for t0_s in t0s]) for name in (PPG, ACC)}
+  raw = {name: np.stack([prepared.at(name, t0_s) for t0_s in t0s]) for name in prepared.even}
   coverage = {name: np.isfinite(raw[name]).all(-1).mean(-1) for name in raw}
-  kept = np.minimum(coverage[PPG], coverage[ACC]) >= settings.min_coverage
+  kept = np.min(list(coverage.values()), axis=0) >= settings.min_coverage
   if not kept.any():
     return
   raw, t0s = {name: raw[name][kept] for name in raw}, t0s[kept]
@@ -183,12 +193,17 @@ def _cut_block(prepared: _Prepared, t0s: np.ndarray) -> Iterator[Window]:
     yield Window(window, _columns(prepared, float(t0_s), share, quality, float(motion[i])))
 
 
-def _prepare(recording: Recording, settings: WindowSettings) -> _Prepared:
+def _prepare(
+  recording: Recording, settings: WindowSettings, names: Sequence[str] = MODALITIES
+) -> _Prepared:
   even = {}
-  for name, spec in settings.specs.items():
-    signal = recording.signals[name]
+  for name in names:
+    signal, spec = recording.signals[name], settings.specs[name]
     samples = signals.resample(signal.samples, signal.rate_hz, spec.rate_hz)
     even[name] = dataclasses.replace(signal, samples=samples, rate_hz=spec.rate_hz)
+  if PPG not in even:
+    nothing = Beats(np.zeros(0), np.zeros(0, bool), "ppg")
+    return _Prepared(recording, settings, even, np.zeros(0), nothing)
   ppg = even[PPG]
   clean = beats_module.clean_ppg(ppg.samples[:, 0], ppg.rate_hz)
   pulse = beats_module.detect_ppg(ppg.samples[:, 0], ppg.rate_hz, clean)
@@ -203,7 +218,7 @@ def _columns(
     "participant": recording.participant,
     "recording": recording.name,
     "t0_s": t0_s,
-    "ppg_coverage": coverage[PPG],
+    "ppg_coverage": coverage.get(PPG, 0.0),
     "acc_coverage": coverage[ACC],
     "ppg_quality": quality.quality,
     "ppg_usable": quality.usable,
@@ -218,6 +233,8 @@ def _columns(
 
 
 def _qualities(prepared: _Prepared, t0s: np.ndarray) -> list[Quality]:
+  if PPG not in prepared.even:
+    return [Quality(0.0, False, 0.0, 0.0)] * len(t0s)
   settings, ppg = prepared.settings, prepared.even[PPG]
   column, times_s = prepared.clean[:, None], prepared.pulse.times_s
   clean = [signals.cut(column, ppg.rate_hz, t - ppg.start_s, settings.window_s) for t in t0s]
