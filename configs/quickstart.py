@@ -15,6 +15,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config.teacher.pool = "mean_sd"
   if variant == "smoke":
     return _smoke(config)
+  if variant:
+    raise ValueError(f"unknown variant {variant!r}; there is: smoke")
   return config
 
 

@@ -32,6 +32,9 @@ BUILT = {
 }
 
 
+_BUILT = tuple(section + "." for section in BUILT)
+
+
 def _optim(learning_rate: float) -> ConfigDict:
   return ConfigDict(
     {"learning_rate": learning_rate, "warmup_steps": 50, "weight_decay": 0.01, "clip_norm": 1.0}
@@ -217,14 +220,35 @@ def check(config: ConfigDict) -> None:
     if f"{section}.build" not in given:
       raise DistillError(f"config.{section}.build is missing; start from distill.config.base()")
     arguments = _arguments(config, section)
-    known |= {f"{section}.{name}": None for name in arguments if name not in supplied}
+    known |= {f"{section}.{n}": one.default for n, one in arguments.items() if n not in supplied}
   for name in given:
     if name not in known:
       raise DistillError(f"config.{name} is read by nobody{nearest(name, known)}")
-  for name in flatten(base()):
-    if name not in given:
+  for name, default in known.items():
+    if name not in given and (name in flatten(base()) or default is inspect.Parameter.empty):
       raise DistillError(f"config.{name} is missing; start from distill.config.base()")
+  for name, value in given.items():
+    _check_type(name, value, known[name])
   _check_values(config)
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+  """Refuses a value of another type than the default's; a default of None says nothing."""
+  accepted: dict[type, Any] = {
+    bool: bool,
+    int: int,
+    float: (int, float),
+    str: str,
+    tuple: (tuple, list),
+  }
+  wanted = accepted.get(type(default))
+  if wanted is None or (isinstance(default, str) and name.startswith(_BUILT)):
+    return  # an argument of a build function may take more than its default's kind of text
+  if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+    raise DistillError(
+      f"config.{name} is {value!r}, a {type(value).__name__}; expected {type(default).__name__},"
+      f" such as {default!r}"
+    )
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -241,6 +265,9 @@ def _check_values(config: ConfigDict) -> None:
     raise DistillError(f"config.loss.temperature is {config.loss.temperature}; give a positive one")
   if not config.folds:
     raise DistillError("config.folds is empty; name at least one held-out fold, such as (0,)")
+  folds = tuple(config.folds)
+  if len(set(folds)) < len(folds) or not all(type(k) is int and k >= 0 for k in folds):
+    raise DistillError(f"config.folds is {folds}; expected different whole numbers, such as (0, 1)")
 
 
 def build_arguments(section: ConfigDict) -> dict[str, Any]:
@@ -257,9 +284,12 @@ def from_json(text: str) -> ConfigDict:
   """The locked config that `to_json` wrote.
 
   Raises:
-    DistillError: a key that this version does not read, or one that it needs.
+    DistillError: not such a text, a key that this version does not read, or one that it needs.
   """
-  config = ConfigDict(json.loads(text))
+  try:
+    config = ConfigDict(dict(json.loads(text)))
+  except (TypeError, ValueError) as error:
+    raise DistillError(f"not a stored config: {error}") from error
   check(config)
   return config.lock()
 

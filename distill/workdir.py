@@ -62,32 +62,59 @@ class Fold:
     return any(prepared.simulated for prepared, _ in self.sets.values())
 
 
-def claim(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
-  """Makes a folder the work folder of a config, or finds that it is already.
+@contextlib.contextmanager
+def claimed(config: ConfigDict, workdir: str | pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder as the work folder of a config, new or resumed.
+
+  Bad input that is found before there is any result leaves a new work folder as it was, so that the
+  mended command can use it.
 
   Raises:
     DistillError: the folder holds another run, or files that are no run.
   """
   workdir = pathlib.Path(workdir)
-  here = json.loads(configs.to_json(config))
+  was_there = workdir.is_dir()
+  _claim(config, workdir)
+  try:
+    yield workdir
+  except DistillError:
+    if all(path.name in (CONFIG, VERSIONS, TIMING) for path in workdir.iterdir()):
+      for path in workdir.iterdir():
+        path.unlink()
+      if not was_there:
+        workdir.rmdir()
+    raise
+
+
+def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
   if (workdir / CONFIG).is_file():
-    there = json.loads((workdir / CONFIG).read_text())
+    here = json.loads(configs.to_json(config))
+    there = _read_json(workdir / CONFIG)
     for key, old, new in _differences(there, here):
       raise DistillError(
         f"{workdir} already holds another run: config.{key} is {old!r} there and {new!r} here;"
         " choose another --workdir, or delete that folder"
       )
-    return workdir
-  if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    return
+  partial = workdir / (CONFIG + ".partial")
+  ours = (partial.name, VERSIONS)  # of a claim that was killed
+  if workdir.exists() and not (
+    workdir.is_dir() and all(path.name in ours for path in workdir.iterdir())
+  ):
     raise DistillError(
       f"{workdir} is not empty and holds no run (no {CONFIG}); choose another --workdir"
     )
   workdir.mkdir(parents=True, exist_ok=True)
   (workdir / VERSIONS).write_text(json.dumps(configs.versions(), indent=2))
-  partial = workdir / (CONFIG + ".partial")
   partial.write_text(configs.to_json(config))
   partial.replace(workdir / CONFIG)
-  return workdir
+
+
+def _read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise DistillError(f"{path} is damaged: {error}; choose another --workdir") from error
 
 
 def _differences(there: Any, here: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -107,7 +134,10 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
   path = pathlib.Path(workdir) / CONFIG
   if not path.is_file():
     raise DistillError(f"{workdir} holds no run (no {CONFIG}); start one with --config=FILE")
-  return configs.from_json(path.read_text())
+  try:
+    return configs.from_json(path.read_text())
+  except DistillError as error:
+    raise DistillError(f"{path}: {error}") from error
 
 
 def open_folds(config: ConfigDict, workdir: pathlib.Path) -> list[Fold]:

@@ -23,7 +23,7 @@ LAYERS = (
   ("models", "published", "merge"),
   ("embeddings", "baselines", "probes", "ranking", "retrieval", "plots", "calibration"),
   ("beats", "quality", "data"),
-  ("objectives",),
+  ("objectives", "contrastive"),
   ("config", "checkpoint", "state", "train"),
   ("evaluate", "report"),
   ("workdir",),
