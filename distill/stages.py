@@ -55,8 +55,8 @@ def pretrain(config: ConfigDict, folder: str | Path) -> list[Encoder]:
     DistillError: a work folder of another run, data that cannot be used, or a given teacher that is
       missing, damaged or made for other data.
   """
-  with workdir.claimed(config, folder) as folder:
-    return [_teacher(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+  folder = workdir.claim(config, folder)
+  return [_teacher(config, folder, fold) for fold in workdir.open_folds(config, folder)]
 
 
 def train(config: ConfigDict, folder: str | Path) -> list[Distillation]:
@@ -68,8 +68,8 @@ def train(config: ConfigDict, folder: str | Path) -> list[Distillation]:
   Raises:
     DistillError: as `pretrain`; a teacher whose heart-rate probe does not beat the mean.
   """
-  with workdir.claimed(config, folder) as folder:
-    return [_distilled(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+  folder = workdir.claim(config, folder)
+  return [_distilled(config, folder, fold) for fold in workdir.open_folds(config, folder)]
 
 
 def embed(config: ConfigDict, folder: str | Path) -> list[Path]:
@@ -78,8 +78,8 @@ def embed(config: ConfigDict, folder: str | Path) -> list[Path]:
   Returns:
     Folders of tables, <fold>/embeddings/.
   """
-  with workdir.claimed(config, folder) as folder:
-    return [_embedded(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+  folder = workdir.claim(config, folder)
+  return [_embedded(config, folder, fold) for fold in workdir.open_folds(config, folder)]
 
 
 def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
   """
   folder = Path(folder)
   settings = evaluate.Settings(**_plain(config.evaluate))
-  judged: dict[str, Any] = {}
+  judged = {}
   with clock(folder, "judge"), tqdm(list(config.data.sets), desc="judge", unit="set") as bar:
     for name in bar:
       folds = [tables.read(folder / f"fold{k}" / "embeddings" / name) for k in config.folds]
@@ -131,7 +131,7 @@ def _plain(section: ConfigDict) -> dict[str, Any]:
 def _teacher(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
   if config.teacher.load:
     stored = models.read(models.model_folder(config.teacher.load))
-    _check_unseen(fold, stored)
+    check_unseen(fold, stored, "teacher")
     teacher = models.load_encoder(config.teacher.load)
     _check_fits(fold, teacher, "teacher")
     return teacher
@@ -166,14 +166,18 @@ def _check_fits(fold: Fold, encoder: Encoder, who: str) -> None:
     pipeline.check_spec(prepared, encoder.spec, who=who)
 
 
-def _check_unseen(fold: Fold, stored: models.ModelFolder) -> None:
-  """Refuses a given teacher that has seen people who are held out here."""
+def check_unseen(fold: Fold, stored: models.ModelFolder, who: str) -> None:
+  """Refuses a given model that has seen people who are held out here.
+
+  Raises:
+    DistillError: naming one of them.
+  """
   seen = set(stored.fields.get("people_seen", []))
-  held = [who for who in fold.people("test") if _hash(who) in seen]
+  held = [one for one in fold.people("test") if person_hash(one) in seen]
   if held:
     raise DistillError(
-      f"the teacher in {stored.folder} was trained on {len(held)} participants who are held out in"
-      f" fold {fold.k}, such as {held[0]}; take another fold or another teacher"
+      f"the {who} in {stored.folder} was trained on {len(held)} participants who are held out in"
+      f" fold {fold.k}, such as {held[0]}; take another fold or another {who}"
     )
 
 
@@ -320,7 +324,7 @@ def _fit(config, fold: Fold, place: Path, objective: Objective, sources, setting
     lambda k: pipeline.training_batches(
       sources["train"], seed=config.seed, batch_size=settings.batch_size, start=k
     ),
-    _validation(_spread(sources["validation"])),
+    validation(spread(sources["validation"])),
     workdir=place,
     settings=settings,
     seed=config.seed,
@@ -343,21 +347,21 @@ def _fit(config, fold: Fold, place: Path, objective: Objective, sources, setting
       "config": config.name,
       "sets": list(fold.sets),
       "simulated": fold.simulated,
-      "people_seen": sorted(map(_hash, fold.people("train") + fold.people("validation"))),
+      "people_seen": sorted(map(person_hash, fold.people("train") + fold.people("validation"))),
     },
     card=_card(place.name, config, fold),
   )
   partial.rename(place / "model")
 
 
-def _spread(source: pipeline.TrainingSource) -> dict[str, np.ndarray]:
+def spread(source: pipeline.TrainingSource) -> dict[str, np.ndarray]:
   """Up to VALIDATION_WINDOWS examples, evenly spread over the source, as one batch."""
   picks = np.unique(np.linspace(0, len(source) - 1, VALIDATION_WINDOWS).astype(int))
   examples = [source[int(i)] for i in picks]
   return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def _validation(batch: dict[str, np.ndarray]) -> Callable[[Objective], dict[str, float]]:
+def validation(batch: dict[str, np.ndarray]) -> Callable[[Objective], dict[str, float]]:
   """Loss and measures on one fixed batch of unseen people, with a fixed key."""
 
   def measure(objective: Objective, batch: Any) -> dict[str, jax.Array]:
@@ -382,7 +386,7 @@ def _stored_in(place: Path, objective: Trained) -> Trained:
   return objective
 
 
-def _hash(who: str) -> str:
+def person_hash(who: str) -> str:
   """Of a participant, so that judging can refuse people that a model has seen."""
   return hashlib.sha256(who.encode()).hexdigest()[:16]
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
@@ -42,6 +43,8 @@ def fit(
   seed: int,
   identity: dict[str, Any],
   label: str,
+  tx: optax.GradientTransformation | None = None,
+  keep: str = "best",
 ) -> Objective:
   """Trains to the end, from the newest checkpoint if there is one.
 
@@ -54,9 +57,11 @@ def fit(
     seed: of the random key of the run.
     identity: what the run is; a checkpoint of another is refused.
     label: name on the progress bar.
+    tx: the optimiser; None makes the one that `settings.optim` describes.
+    keep: "best" validation or "last" step.
 
   Returns:
-    The objective with the parameters of the best validation.
+    The objective with the parameters of the best validation, or of the last step.
 
   Raises:
     DistillError: a batch that the devices cannot share, a loss that is not finite, a work folder of
@@ -68,14 +73,14 @@ def fit(
       f"batch_size {settings.batch_size} cannot be shared by {mesh.size} devices;"
       f" choose a multiple of {mesh.size}"
     )
-  step = Step(objective, optimiser(settings.optim, settings.steps))
+  step = Step(objective, tx or optimiser(settings.optim, settings.steps))
   state = jax.device_put(step.init(seed), NamedSharding(mesh, PartitionSpec()))
   workdir.mkdir(parents=True, exist_ok=True)
   with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
     state = checkpoints.restore(state) or state
     metrics = MetricsFile(workdir / "metrics.jsonl", after=int(state.step))
     state = _loop(step, state, batches, validate, checkpoints, metrics, settings, mesh, label)
-  return step.module(state.best_params)
+  return step.module(state.best_params if keep == "best" else state.params)
 
 
 def _loop(
