@@ -55,8 +55,8 @@ def pretrain(config: ConfigDict, folder: str | Path) -> list[Encoder]:
     DistillError: a work folder of another run, data that cannot be used, or a given teacher that is
       missing, damaged or made for other data.
   """
-  folder = workdir.claim(config, folder)
-  return [_teacher(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+  with workdir.claimed(config, folder) as folder:
+    return [_teacher(config, folder, fold) for fold in workdir.open_folds(config, folder)]
 
 
 def train(config: ConfigDict, folder: str | Path) -> list[Distillation]:
@@ -68,8 +68,8 @@ def train(config: ConfigDict, folder: str | Path) -> list[Distillation]:
   Raises:
     DistillError: as `pretrain`; a teacher whose heart-rate probe does not beat the mean.
   """
-  folder = workdir.claim(config, folder)
-  return [_distilled(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+  with workdir.claimed(config, folder) as folder:
+    return [_distilled(config, folder, fold) for fold in workdir.open_folds(config, folder)]
 
 
 def embed(config: ConfigDict, folder: str | Path) -> list[Path]:
@@ -78,8 +78,8 @@ def embed(config: ConfigDict, folder: str | Path) -> list[Path]:
   Returns:
     Folders of tables, <fold>/embeddings/.
   """
-  folder = workdir.claim(config, folder)
-  return [_embedded(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+  with workdir.claimed(config, folder) as folder:
+    return [_embedded(config, folder, fold) for fold in workdir.open_folds(config, folder)]
 
 
 def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
   """
   folder = Path(folder)
   settings = evaluate.Settings(**_plain(config.evaluate))
-  judged = {}
+  judged: dict[str, Any] = {}
   with clock(folder, "judge"), tqdm(list(config.data.sets), desc="judge", unit="set") as bar:
     for name in bar:
       folds = [tables.read(folder / f"fold{k}" / "embeddings" / name) for k in config.folds]
