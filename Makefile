@@ -28,7 +28,7 @@ clean:  ## forgets runs and prepared data, keeps .venv
 	rm -rf runs prepared
 
 $(PINS):
-	@echo "no $(PINS): supported are Python 3.11 and 3.12; name one with: make PYTHON=python3.12" >&2; exit 2
+	@echo "no $(PINS): supported are Python 3.11, 3.12 and 3.13; name one with: make PYTHON=python3.12" >&2; exit 2
 
 .venv/bin/python: $(PINS)
 	$(PYTHON) -m venv .venv
