@@ -6,6 +6,7 @@ ones, every one of them, in order. Both go through `load_window`, so there is on
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -121,8 +122,16 @@ def load_window(raw: np.ndarray, spec: SignalSpec) -> dict[str, np.ndarray]:
   return {spec.modality: signals.preprocess(raw, mask, spec), spec.modality + "_mask": mask}
 
 
+class Source(Protocol):
+  """Random access to training examples, for Grain."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, i: int) -> dict[str, np.ndarray]: ...
+
+
 class TrainingSource:
-  """Random access to training examples, for Grain.
+  """The windows of some rows as training examples.
 
   Args:
     parts: rows of one or more sets; rows of different sets are different recordings.
@@ -170,7 +179,7 @@ def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:
 
 
 def training_batches(
-  source: TrainingSource, *, seed: int, batch_size: int, start: int
+  source: Source, *, seed: int, batch_size: int, start: int
 ) -> Iterator[dict[str, np.ndarray]]:
   """Endless shuffled batches `start`, `start + 1`, ...; reshuffled each pass.
 

@@ -47,6 +47,17 @@ class Table:
   start_s: float | None = None
   units: tuple[str, ...] = ()
 
+  @property
+  def stamps_s(self) -> np.ndarray:
+    """`times_s` of a file that was read with a time column.
+
+    Raises:
+      DistillError: it was read without one.
+    """
+    if self.times_s is None:
+      raise DistillError("this table was read without a time column; pass time=<name>")
+    return self.times_s
+
 
 def read(
   path: pathlib.Path,
@@ -380,6 +391,14 @@ def _wfdb(path: pathlib.Path, columns: Sequence[str]) -> Table:
     start = record.base_datetime
   start_s = None if start is None else start.replace(tzinfo=datetime.UTC).timestamp()
   return Table(values, None, 1, float(record.fs), start_s, tuple(record.units))
+
+
+def annotations(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Sample numbers and symbols, both [marks], of a WFDB annotation file; errors as `read`."""
+  wfdb = _package("wfdb", path)
+  with _damage(path):
+    found = wfdb.rdann(str(path.with_suffix("")), path.suffix.removeprefix("."))
+  return np.asarray(found.sample, np.int64), np.asarray(found.symbol)
 
 
 def _pick(path: pathlib.Path, name: str, there: dict[str, Any]) -> Any:

@@ -177,9 +177,9 @@ def _reference(entries: Any) -> Beats | None:
 def _times(entry: manifest.Entry, column: str) -> np.ndarray:
   """[rows] float64 seconds of a column of times."""
   table = tables.read(entry.file, (), time=column, time_unit=entry.time_unit, skip=entry.skip)
-  if table.times_s is None or not np.isfinite(table.times_s).all():
+  if not np.isfinite(table.stamps_s).all():
     raise DistillError(f"{entry.file}: column {column!r} has an empty field; expected times")
-  return table.times_s + (entry.start_s or 0.0)
+  return table.stamps_s + (entry.start_s or 0.0)
 
 
 def _heart_rate(entry: manifest.Entry) -> HeartRateTrack:

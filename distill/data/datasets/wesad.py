@@ -11,6 +11,7 @@ import functools
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -58,22 +59,31 @@ def read(folder: pathlib.Path, segment_file: pathlib.Path) -> Recording:
     DistillError: neither pickle nor E4 files, or a damaged file.
   """
   name = folder.name
-  age, sex = _person(folder / f"{name}_readme.txt")
+  person = _person(folder / f"{name}_readme.txt")
   if (folder / f"{name}.pkl").is_file():
-    return _from_pickle(folder / f"{name}.pkl", name, age, sex)
+    return _from_pickle(folder / f"{name}.pkl", name, person)
   for session in (folder / f"{name}_E4_Data", folder / f"{name}_E4_Data.zip"):
     if session.exists():
       signals = empatica.read(session)
       activities = _segments(segment_file, name, signals["ppg"].start_s)
-      return Recording(name, "session", signals, activities=activities, age=age, sex=sex)
+      return Recording(name, "session", signals, activities=activities, **person)
   raise DistillError(f"{folder} holds neither {name}.pkl nor {name}_E4_Data(.zip)")
 
 
-def _person(path: pathlib.Path) -> tuple[float, str]:
+def _person(path: pathlib.Path) -> dict[str, Any]:
+  """Age, sex and BMI; NaN and "" where the readme does not say."""
   text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-  age = re.search(r"^Age:\s*(\d+)", text, re.MULTILINE)
-  sex = re.search(r"^Gender:\s*(female|male)", text, re.MULTILINE)
-  return float(age[1]) if age else float("nan"), sex[1] if sex else ""
+  fields = dict(re.findall(r"^([A-Z][a-z]+)[^:\n]*:\s*([\w.]+)", text, re.MULTILINE))
+  numbers = {}
+  for name in ("Age", "Height", "Weight"):
+    number = re.match(r"\d+(\.\d+)?", fields.get(name, ""))
+    numbers[name] = float(number[0]) if number else float("nan")
+  sex = fields.get("Gender", "")
+  return {
+    "age": numbers["Age"],
+    "sex": sex if sex in ("female", "male") else "",
+    "bmi": numbers["Weight"] / (numbers["Height"] / 100) ** 2,
+  }
 
 
 def _segments(path: pathlib.Path, name: str, start_s: float) -> tuple[Stretch, ...]:
@@ -93,7 +103,7 @@ def _segments(path: pathlib.Path, name: str, start_s: float) -> tuple[Stretch, .
 # --- the official pickle --------------------------------------------------------------------------
 
 
-def _from_pickle(path: pathlib.Path, name: str, age: float, sex: str) -> Recording:
+def _from_pickle(path: pathlib.Path, name: str, person: dict[str, Any]) -> Recording:
   content = untrusted.load_pickle(path)
   try:
     wrist, chest = content["signal"]["wrist"], content["signal"]["chest"]
@@ -106,8 +116,7 @@ def _from_pickle(path: pathlib.Path, name: str, age: float, sex: str) -> Recordi
     "acc": Signal(_in_g(acc, path), 32.0, 0.0, "g"),
   }
   reference = beats.detect_ecg(ecg.reshape(-1), CHEST_HZ)
-  activities = _conditions(label)
-  return Recording(name, "session", signals, reference, None, activities, age, sex)
+  return Recording(name, "session", signals, reference, activities=_conditions(label), **person)
 
 
 def _in_g(acc: np.ndarray, path: pathlib.Path) -> np.ndarray:
