@@ -103,4 +103,4 @@ class Step:
       params=optax.apply_updates(state.params, updates),
       opt_state=opt_state,
     )
-    return new, {"loss": total, "grad_norm": optax.global_norm(grads), **terms}
+    return new, {"loss": total, "grad_norm": optax.tree.norm(grads), **terms}

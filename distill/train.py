@@ -124,11 +124,13 @@ def _evaluate(step: Step, state: TrainState, validate: Validate, metrics, k: int
 
 def _mean_finite(pending: list[dict[str, jax.Array]], k: int) -> dict[str, float]:
   means = {}
-  for name in pending[0]:
+  # The terms first: total and gradient are not finite because one of them is not.
+  for name in sorted(pending[0], key=lambda name: name in ("loss", "grad_norm")):
     values = [float(terms[name]) for terms in pending]
-    if not all(map(math.isfinite, values)):
+    bad = [value for value in values if not math.isfinite(value)]
+    if bad:
       raise DistillError(
-        f"{name} became {values[-1]} between steps {k - len(pending)} and {k}; lower"
+        f"{name} became {bad[0]} between steps {k - len(pending)} and {k}; lower"
         " optim.learning_rate or look at the data of that range"
       )
     means[f"train/{name}"] = sum(values) / len(values)

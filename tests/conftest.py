@@ -1,7 +1,9 @@
-"""Strict numerics for every test, and the real recordings that may stand beside the checkout."""
+"""Strict numerics for every test, the shared smoke run, and the real recordings that may stand
+beside the checkout."""
 
 import os
 import pathlib
+import tempfile
 
 # Before jax is imported: eight devices on one CPU, so that data parallelism is tested for real.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -11,8 +13,22 @@ import absl.flags
 import jax
 import pytest
 
+from tests import runs
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiling is most of the time of a small run: runs of the same shapes share it, also those in
+# processes of their own, which inherit the environment.
+_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+for _name, _value in (
+  ("jax_compilation_cache_dir", _COMPILED.name),
+  ("jax_persistent_cache_min_compile_time_secs", 0.0),
+  ("jax_persistent_cache_min_entry_size_bytes", -1),
+):
+  jax.config.update(_name, _value)
+  os.environ[_name.upper()] = str(_value)
+
 absl.flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -42,3 +58,10 @@ def shared_parity() -> pathlib.Path:
 def shared_weights() -> pathlib.Path:
   """Folder of public weights."""
   return _shared("weights")
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> runs.Run:
+  """The finished run of configs/quickstart.py:smoke; copy what is to be changed."""
+  folder = tmp_path_factory.mktemp("smoke")
+  return runs.smoke(folder / "run", folder / "prepared")
