@@ -108,6 +108,7 @@ def _training_verbs(verbs) -> None:
     ("pretrain", _pretrain, "pretrain the PPG teacher by masked autoencoding"),
     ("train", _train, "distil the accelerometer student from the frozen teacher"),
     ("run", _run, "everything, from recordings to the report"),
+    ("finetune", _finetune, "fine-tune a model folder on a labelled task, front end frozen"),
   ):
     parser = _verb(verbs, name, act, text)
     _config_options(parser, workdir=name != "prepare")
@@ -163,6 +164,13 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> None:
   made = stages.run(_config(options, overrides), options.workdir)
   _say(report.table(made))
   _say(f"report: {pathlib.Path(options.workdir) / 'report.html'}")
+
+
+def _finetune(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import finetune
+
+  for folder in finetune.finetune(_config(options, overrides), options.workdir):
+    _say(str(folder))
 
 
 # --- embedding and judging ------------------------------------------------------------------------

@@ -102,6 +102,20 @@ def base() -> ConfigDict:
   config.supervised.log_every = 20
   config.supervised.eval_every = 100
 
+  config.finetune = ConfigDict()
+  config.finetune.start = ""  # model folder; "{fold}" stands for the number of the fold
+  config.finetune.target = "hr_bpm"  # a label column: numbers are regressed, texts are classes
+  config.finetune.steps = 400
+  config.finetune.batch_size = 64
+  config.finetune.head_share = 0.1  # of the steps, for the head alone
+  config.finetune.freeze_front_end = True
+  config.finetune.l2_to_start = 0.0  # weight of the squared distance from the start
+  config.finetune.lora_rank = 0  # of the adapters that train in place of the weights; 0 for none
+  config.finetune.keep = "best"  # on validation people | "last" step
+  config.finetune.optim = ConfigDict({"learning_rate": 5e-4, "clip_norm": 1.0})
+  config.finetune.log_every = 20
+  config.finetune.eval_every = 50
+
   config.evaluate = ConfigDict()
   config.evaluate.galleries = (
     100,
@@ -261,6 +275,13 @@ def _check_values(config: ConfigDict) -> None:
     last = name.rpartition(".")[2]
     if last in ("steps", "batch_size", "log_every", "eval_every") and value < 1:
       raise DistillError(f"config.{name} is {value}; expected 1 or more")
+  if not 0 <= config.finetune.head_share < 1:
+    raise DistillError(
+      f"config.finetune.head_share is {config.finetune.head_share}; expected a"
+      " share from 0 up to but not including 1"
+    )
+  if config.finetune.keep not in ("best", "last"):
+    raise DistillError(f"config.finetune.keep is {config.finetune.keep!r}; expected best or last")
   if not config.loss.temperature > 0:
     raise DistillError(f"config.loss.temperature is {config.loss.temperature}; give a positive one")
   if not config.folds:

@@ -1,7 +1,7 @@
 """The encoder contract, and the patch transformer that teachers and students are built from."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,10 @@ class Encoder(nnx.Module):
   Attributes:
     spec: the signal it expects; `distill.signals.preprocess` brings a raw window there.
     dim: length of the embedding.
+    FRONT_END: dotted name of the part that turns samples into tokens or frames; "" if not said.
   """
 
+  FRONT_END: ClassVar[str] = ""
   spec: SignalSpec
   dim: int
 
@@ -104,6 +106,7 @@ class Forward:
 class PatchTransformer(Encoder):
   """One transformer over the tokens of a stem, pooled over what was observed."""
 
+  FRONT_END = "stem"
   stem: Any  # maps (signal, mask) to (tokens, observed); see distill.nn.stems
 
   def __init__(

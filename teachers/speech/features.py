@@ -73,6 +73,8 @@ class SpeechFeatures(Encoder):
   sees were observed; a channel without such a frame gives zeros.
   """
 
+  FRONT_END = "net.feature_extractor"
+
   def __init__(
     self,
     spec: SignalSpec,
