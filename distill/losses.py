@@ -108,6 +108,32 @@ def regression(prediction: jax.Array, target: jax.Array, *, kind: str) -> jax.Ar
   raise ValueError(f"unknown regression {kind!r}; known: mse, cosine, huber")
 
 
+def koleo(vectors: jax.Array) -> jax.Array:
+  """Kozachenko-Leonenko term: spreads a batch evenly over the sphere.
+
+  With unit vectors x_i, the value of row i is -log |x_i - x_j| for the nearest other row j.
+
+  Args:
+    vectors: [batch, dim] float32, any scale; normalised here.
+
+  Returns:
+    [batch] float32; rows that coincide give a large finite value and a gradient of zero.
+
+  Raises:
+    ValueError: not [batch, dim], or batch < 2 (no other row).
+
+  Reference: Sablayrolles et al. 2019, arXiv 1806.03198, section 3.
+  """
+  _check_same_shape("vectors", vectors, "vectors", vectors)
+  if len(vectors) < 2:
+    raise ValueError("koleo needs at least 2 rows: a batch of one has no other row")
+  cosine = jnp.where(jnp.eye(len(vectors), dtype=bool), -2.0, similarity(vectors, vectors))
+  units = normalise(vectors)
+  # From the difference, not from 2 - 2 cosine, which has few digits left where rows are near.
+  apart = jnp.sum(jnp.square(units - units[jnp.argmax(cosine, axis=1)]), axis=1)
+  return -0.5 * jnp.log(apart + EPS**2)
+
+
 def masked_reconstruction(prediction: jax.Array, target: jax.Array, scored: jax.Array) -> jax.Array:
   """Mean squared error over the scored samples of each row (He et al. 2021, arXiv 2111.06377).
 

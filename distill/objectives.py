@@ -27,6 +27,8 @@ class Objective(nnx.Module):
 
   encoder: Encoder
   weights: Mapping[str, float]
+  paired = False  # batches hold two windows of each participant (`distill.data.pairs`)
+  momentum: float | None = None  # share that a step keeps of the moving average, if there is one
 
   @abc.abstractmethod
   def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
@@ -37,6 +39,11 @@ class Objective(nnx.Module):
     means = {name: jnp.mean(values) for name, values in self.terms(batch, key).items()}
     total = sum((self.weights[name] * means[name] for name in means), start=jnp.float32(0.0))
     return total, means
+
+  def targets(self, batch: Batch) -> dict[str, jax.Array]:
+    """What the moving average of this module adds to a batch; no gradient passes through it."""
+    del batch
+    return {}
 
   def measures(self, batch: Batch) -> dict[str, jax.Array]:
     """Further scalars to log on validation; nothing is trained on them."""

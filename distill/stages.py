@@ -21,7 +21,7 @@ from tqdm import tqdm
 from distill import config as configs
 from distill import evaluate, models, probes, registry, report, tables, workdir
 from distill.config import ConfigDict
-from distill.data import pipeline
+from distill.data import pairs, pipeline
 from distill.data.prepare import prepare as prepare_sets
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
@@ -149,10 +149,14 @@ def _pretrain(config: ConfigDict, fold: Fold, place: Path) -> None:
   objective = registry.resolve(section.build, key="pretrain.objective.build")(
     encoder, rngs=nnx.Rngs(config.seed + 1), **configs.build_arguments(section)
   )
-  sources = {
-    part: pipeline.TrainingSource(_usable(fold, config, part), [encoder.spec], {})
-    for part in ("train", "validation")
-  }
+  sources: dict[str, pipeline.Source] = {}
+  for part in ("train", "validation"):
+    rows = _usable(fold, config, part)
+    if objective.paired:
+      draws = pairs.DRAWS if part == "train" else 1
+      sources[part] = pairs.PairSource(rows, [encoder.spec], seed=config.seed, draws=draws)
+    else:
+      sources[part] = pipeline.TrainingSource(rows, [encoder.spec], {})
   _fit(config, fold, place, objective, sources, config.pretrain, config.teacher)
 
 
@@ -354,7 +358,7 @@ def _fit(config, fold: Fold, place: Path, objective: Objective, sources, setting
   partial.rename(place / "model")
 
 
-def spread(source: pipeline.TrainingSource) -> dict[str, np.ndarray]:
+def spread(source: pipeline.Source) -> dict[str, np.ndarray]:
   """Up to VALIDATION_WINDOWS examples, evenly spread over the source, as one batch."""
   picks = np.unique(np.linspace(0, len(source) - 1, VALIDATION_WINDOWS).astype(int))
   examples = [source[int(i)] for i in picks]
@@ -365,6 +369,7 @@ def validation(batch: dict[str, np.ndarray]) -> Callable[[Objective], dict[str, 
   """Loss and measures on one fixed batch of unseen people, with a fixed key."""
 
   def measure(objective: Objective, batch: Any) -> dict[str, jax.Array]:
+    batch = {**batch, **objective.targets(batch)}  # the module is its own moving average here
     total, terms = objective.loss(batch, jax.random.key(0))
     return {"loss": total, **terms, **objective.measures(batch)}
 

@@ -23,6 +23,7 @@ class TrainState:
     step: int32 scalar; also the index of the next batch, so it is the position in the data.
     params: trainable arrays.
     opt_state: of optax.
+    target: moving average of `params` for objectives with momentum, else empty.
     key: random key of the run; folded with the step, so that a resumed run draws the same.
     best_params: params at the best validation so far.
     best: that validation's value, lower is better; inf before the first.
@@ -31,6 +32,7 @@ class TrainState:
   step: jax.Array
   params: Params
   opt_state: Any
+  target: Params
   key: jax.Array
   best_params: Params
   best: jax.Array
@@ -59,6 +61,7 @@ class Step:
     split: Any = nnx.split(objective, nnx.Param, ...)
     self._graphdef, self._params, self._rest = split
     self._tx = tx
+    self._momentum = objective.momentum
     self._step: Callable = jax.jit(self._update, donate_argnums=0)
     self.traces = 0
 
@@ -70,6 +73,7 @@ class Step:
       step=jnp.int32(0),
       params=jax.tree.map(jnp.copy, params),
       opt_state=self._tx.init(params),
+      target={} if self._momentum is None else jax.tree.map(jnp.copy, params),
       key=jax.random.key(seed),
       best_params=copy,
       best=jnp.float32(jnp.inf),
@@ -90,6 +94,8 @@ class Step:
   def _update(self, state, batch):
     self.traces += 1
     key = jax.random.fold_in(state.key, state.step)
+    if self._momentum is not None:
+      batch = {**batch, **self.module(state.target).targets(batch)}
 
     def loss(params):
       return self.module(params).loss(batch, key)
@@ -97,10 +103,19 @@ class Step:
     (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax counts steps in int32
       updates, opt_state = self._tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     new = dataclasses.replace(
       state,
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       opt_state=opt_state,
+      target=self._moved(state.target, params),
     )
     return new, {"loss": total, "grad_norm": optax.tree.norm(grads), **terms}
+
+  def _moved(self, target: Params, params: Params) -> Params:
+    """The moving average after a step."""
+    if self._momentum is None:
+      return target
+    keep = self._momentum
+    return jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, target, params)
