@@ -1,4 +1,4 @@
-"""Ridge probes on frozen embeddings, and the one way in which any prediction is scored.
+"""Ridge and logistic probes on frozen embeddings, and the one way in which predictions are scored.
 
 A probe is fitted on the training people, its penalty is chosen on the validation people, and it is
 scored on people it never saw. Direct predictions (a supervised head, signal processing) and the
@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import optimize, special, stats
 
 from distill import statistics
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 
 ALPHAS = tuple(float(alpha) for alpha in 10.0 ** np.arange(-2, 6.5, 0.5))
+# Of logistic probes: inverse strengths of the penalty, as scikit-learn's C.
+STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-4.0, 2.5, 1.0))
 # Column that says where the labels of a target come from.
 ORIGIN = {"hr_bpm": "hr_origin"}
 HRV_ORIGIN = "hrv_origin"
@@ -78,9 +81,7 @@ def ridge_path(x: np.ndarray, y: np.ndarray, alphas: Sequence[float]) -> list[Ri
     )
   if min(alphas) <= 0:
     raise DistillError(f"every alpha must be positive, got {min(alphas)}")
-  mean, scale, intercept = x.mean(axis=0), x.std(axis=0), float(y.mean())
-  # A constant column has an SD of rounding size, not of zero; its scaled values would be noise.
-  scale[scale <= 10 * np.finfo(np.float64).eps * np.abs(mean) + np.finfo(np.float64).tiny] = 1.0
+  (mean, scale), intercept = _scale(x), float(y.mean())
   centred = (x - mean) / scale
   values, vectors = np.linalg.eigh(centred.T @ centred)
   target = vectors.T @ (centred.T @ (y - intercept))
@@ -88,6 +89,14 @@ def ridge_path(x: np.ndarray, y: np.ndarray, alphas: Sequence[float]) -> list[Ri
     Ridge(mean, scale, vectors @ (target / (np.maximum(values, 0) + alpha)), intercept, alpha)
     for alpha in alphas
   ]
+
+
+def _scale(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """(mean, population SD) of each column; 1 for the SD of a constant one."""
+  mean, scale = x.mean(axis=0), x.std(axis=0)
+  # A constant column has an SD of rounding size, not of zero; its scaled values would be noise.
+  scale[scale <= 10 * np.finfo(np.float64).eps * np.abs(mean) + np.finfo(np.float64).tiny] = 1.0
+  return mean, scale
 
 
 def fit(
@@ -285,10 +294,230 @@ def _mae(true: np.ndarray, predicted: np.ndarray, participant: np.ndarray) -> fl
 
 
 def _labelled(table: EmbeddingTable, target: str, part: str) -> EmbeddingTable:
-  kept = table.where(np.isfinite(table[target]))
+  label = table[target]
+  kept = table.where(np.isfinite(label) if label.dtype.kind in "fiub" else label != "")
   if not len(kept):
     raise DistillError(
       f"none of the {len(table)} {part} windows has a label {target!r}; choose another target or"
       " check how the set was prepared"
     )
   return kept
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Logistic:
+  """Multinomial logistic model on standardised features.
+
+  Attributes:
+    classes: names, sorted.
+    mean: [dim] float64 of the training rows.
+    scale: [dim] float64 population SD of the training rows, 1 where a feature is constant.
+    weights: [dim, classes] float64.
+    intercept: [classes] float64.
+    strength: inverse of the penalty, scikit-learn's C.
+  """
+
+  classes: tuple[str, ...]
+  mean: np.ndarray
+  scale: np.ndarray
+  weights: np.ndarray
+  intercept: np.ndarray
+  strength: float
+
+  def probabilities(self, embedding: np.ndarray) -> np.ndarray:
+    """[n, dim] -> [n, classes] float64."""
+    scaled = (np.asarray(embedding, np.float64) - self.mean) / self.scale
+    return np.asarray(special.softmax(scaled @ self.weights + self.intercept, axis=1))
+
+
+def logistic_path(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> list[Logistic]:
+  """Logistic regressions for several penalties, each started at the one before.
+
+  Minimises C * sum_i w_i CE_i + |W|^2 / 2 over W and b on standardised X with class weights
+  w = n / (classes * n_class), as scikit-learn's StandardScaler followed by
+  LogisticRegression(class_weight="balanced") does; the intercept is not penalised. Two classes get
+  a row of weights each here and one there: twice its C gives the same model.
+
+  Args:
+    x: [n, dim] finite features.
+    y: [n] class names, at least two different ones.
+    strengths: positive; the smaller, the stronger the penalty.
+
+  Returns:
+    One model for each strength, in order.
+
+  Raises:
+    DistillError: shapes that do not fit, NaN, a single class, or a strength that is not positive.
+  """
+  x, y = np.asarray(x, np.float64), np.asarray(y)
+  if x.ndim != 2 or y.shape != (len(x),) or not len(x):
+    raise DistillError(
+      f"a probe needs x [n, dim] and y [n] with n > 0, got {x.shape} and {y.shape}"
+    )
+  if not np.isfinite(x).all():
+    raise DistillError("a probe was given NaN or infinite embeddings; leave those rows out")
+  if min(strengths) <= 0:
+    raise DistillError(f"every strength must be positive, got {min(strengths)}")
+  classes, code, count = np.unique(y, return_inverse=True, return_counts=True)
+  if len(classes) < 2:
+    raise DistillError(f"all training labels are {classes[0]!r}; a probe needs two classes")
+  mean, scale = _scale(x)
+  scaled, weight = (x - mean) / scale, (len(y) / (len(classes) * count))[code]
+  chosen = np.eye(len(classes))[code]
+  found, start = [], np.zeros((x.shape[1] + 1, len(classes)))
+  for strength in strengths:
+    start = _fit_logistic(scaled, chosen, strength * weight, start)
+    names = tuple(classes.tolist())
+    found.append(Logistic(names, mean, scale, start[:-1], start[-1], strength))
+  return found
+
+
+def _fit_logistic(
+  scaled: np.ndarray, chosen: np.ndarray, weight: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+  """[dim + 1, classes] weights, the intercept last."""
+
+  def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+    both = flat.reshape(start.shape)
+    log = special.log_softmax(scaled @ both[:-1] + both[-1], axis=1)
+    error = weight[:, None] * (np.exp(log) - chosen)
+    gradient = np.concatenate([scaled.T @ error + both[:-1], error.sum(axis=0)[None]])
+    value = 0.5 * np.sum(both[:-1] ** 2) - weight @ (log * chosen).sum(axis=1)
+    return float(value), gradient.ravel()
+
+  options = {"maxiter": 1000, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-6}
+  done = optimize.minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+  return np.asarray(done.x).reshape(start.shape)
+
+
+def fit_classes(
+  train: EmbeddingTable,
+  validation: EmbeddingTable,
+  target: str,
+  strengths: Sequence[float] = STRENGTHS,
+) -> Logistic:
+  """Logistic model on the labelled training rows, with the penalty that is best on validation.
+
+  Args:
+    train: embeddings with the column `target` of class names; rows without one ("") are left out.
+    validation: the same for other people; classes that training people lack are left out.
+    target: label column.
+    strengths: to choose from, by the mean over participants of the class-weighted log loss.
+
+  Returns:
+    The chosen model, fitted on the training rows alone.
+
+  Raises:
+    DistillError: a part has no labelled row, or training people have one class only.
+  """
+  train = _labelled(train, target, "training")
+  models = logistic_path(train.embedding, train[target], strengths)
+  classes = models[0].classes
+  validation = _labelled(validation, target, "validation")
+  validation = validation.where(np.isin(validation[target], classes))
+  if not len(validation):
+    raise DistillError(f"validation people share no class of {target!r} with training people")
+  code = np.searchsorted(np.array(classes), validation[target])
+  rarity = 1 / np.maximum(np.bincount(code, minlength=len(classes)), 1)[code]
+
+  def error(model: Logistic) -> float:
+    own = model.probabilities(validation.embedding)[np.arange(len(code)), code]
+    loss = -rarity * np.log(np.maximum(own, 1e-12))
+    return statistics.over_participants(loss, validation["participant"]).value
+
+  return min(models, key=error)
+
+
+def probe_classes(
+  train: EmbeddingTable,
+  validation: EmbeddingTable,
+  test: EmbeddingTable,
+  target: str,
+  *,
+  strengths: Sequence[float] = STRENGTHS,
+) -> dict[str, Any]:
+  """Fits on training people, tunes on validation people, scores on test people.
+
+  Returns:
+    `score_classes` of the test rows, and the chosen `strength`.
+
+  Raises:
+    DistillError: one participant only, a participant in two parts, or a part without labels.
+  """
+  check_people({"train": train, "validation": validation, "test": test})
+  model = fit_classes(train, validation, target, strengths)
+  test = _labelled(test, target, "test")
+  test = test.where(np.isin(test[target], model.classes))
+  if not len(test):
+    raise DistillError(f"test people share no class of {target!r} with training people")
+  probabilities = model.probabilities(test.embedding)
+  scores = score_classes(test[target], probabilities, model.classes, test["participant"])
+  return scores | {"strength": model.strength}
+
+
+def score_classes(
+  true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], participant: np.ndarray
+) -> dict[str, Any]:
+  """What a table says about one model's class probabilities.
+
+  Args:
+    true: [n] names, each one of `classes`.
+    probabilities: [n, classes] finite.
+    classes: names, sorted.
+    participant: [n] names.
+
+  Returns:
+    auc, f1, accuracy, each {value, lo, hi}: mean over participants with its t interval. A
+    participant's AUC and F1 are means over the classes (one against the rest) that this participant
+    has, for the AUC beside others; auc_pooled and f1_pooled are over all windows. n_windows,
+    n_participants and n_auc, the participants of more than one class. NaN where nothing is defined.
+
+  Raises:
+    DistillError: nothing to score, lengths that differ, NaN, or an unknown class.
+  """
+  true, probabilities = np.asarray(true), np.asarray(probabilities, np.float64)
+  if probabilities.shape != (len(true), len(classes)) or not len(true):
+    raise DistillError(f"cannot score {probabilities.shape} probabilities of {true.shape} labels")
+  if not np.isfinite(probabilities).all() or not np.isin(true, classes).all():
+    raise DistillError("probabilities hold NaN, or labels a class that the model does not know")
+  code = np.searchsorted(np.array(classes), true)
+  people = {name: participant == name for name in np.unique(participant).tolist()}
+  auc = statistics.t_interval(
+    np.array([_auc(code[rows], probabilities[rows]) for rows in people.values()])
+  )
+  guess = probabilities.argmax(axis=1)
+  f1 = statistics.t_interval(np.array([_f1(code[rows], guess[rows]) for rows in people.values()]))
+  accuracy = statistics.over_participants((guess == code).astype(np.float64), participant)
+  return {
+    "auc": auc.to_json(),
+    "f1": f1.to_json(),
+    "accuracy": accuracy.to_json(),
+    "auc_pooled": _auc(code, probabilities),
+    "f1_pooled": _f1(code, guess),
+    "n_windows": len(true),
+    "n_participants": len(people),
+    "n_auc": auc.n,
+  }
+
+
+def _auc(code: np.ndarray, probabilities: np.ndarray) -> float:
+  """Mean over the classes at hand of the share of pairs in the right order; ties count half."""
+  present = np.unique(code)
+  if len(present) < 2:
+    return np.nan
+  areas = []
+  for k in present:
+    own, rank = code == k, stats.rankdata(probabilities[:, k])
+    n = int(own.sum())
+    areas.append((rank[own].sum() - n * (n + 1) / 2) / (n * (len(code) - n)))
+  return float(np.mean(areas))
+
+
+def _f1(code: np.ndarray, guess: np.ndarray) -> float:
+  """Mean over the classes at hand of 2 * hits / (labels + guesses)."""
+  hits = [np.sum((code == k) & (guess == k)) for k in np.unique(code)]
+  sizes = [np.sum(code == k) + np.sum(guess == k) for k in np.unique(code)]
+  return float(np.mean(2 * np.array(hits) / np.array(sizes)))

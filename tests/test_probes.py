@@ -143,3 +143,102 @@ def test_embeddings_that_are_not_finite_are_refused(parts, value):
     probes.probe(*parts, "hr_bpm")
   with pytest.raises(DistillError, match="hold NaN"):
     probes.score(np.ones(2), np.array([1, value]), np.array(["a", "b"]), target="hr_bpm")
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def _classes(people: str, windows: int, seed: int, names=("a", "b", "c")) -> EmbeddingTable:
+  """Classes of unequal size that overlap; two thirds of the windows are of the first."""
+  rng = np.random.default_rng(seed)
+  n = len(people) * windows
+  code = rng.choice(len(names), n, p=[0.6, *[0.4 / (len(names) - 1)] * (len(names) - 1)])
+  embedding = rng.normal(5, 3, (n, 12)).astype(np.float32)
+  embedding[:, :3] += 3 * np.eye(3)[code]
+  columns = {"participant": np.repeat(list(people), windows), "mood": np.array(names)[code]}
+  return EmbeddingTable(embedding, columns)
+
+
+@pytest.mark.parametrize("strength", [0.001, 0.1, 10.0])
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("no", "yes")])
+def test_logistic_equals_scikit_learn(strength, names):
+  train, test = _classes("abcdef", 20, 0, names), _classes("gh", 20, 1, names)
+  x = train.embedding.astype(np.float64)
+  x[:, 5] = 7.7  # a constant feature
+  ours = probes.logistic_path(x, train["mood"], [1.0, strength])[1].probabilities(test.embedding)
+  reference = pipeline.make_pipeline(
+    preprocessing.StandardScaler(),
+    linear_model.LogisticRegression(
+      C=strength * (2 if len(names) == 2 else 1), class_weight="balanced", tol=1e-9, max_iter=10000
+    ),
+  )
+  expected = reference.fit(x, train["mood"]).predict_proba(test.embedding)
+  np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+def test_class_scores_equal_scikit_learn():
+  rng = np.random.default_rng(2)
+  participant = np.array(["p"] * 30 + ["q"] * 20 + ["r"] * 10)
+  true = np.array(["a", "b", "c"])[rng.choice(3, 60)]
+  true[participant == "q"] = np.array(["a", "b"])[rng.choice(2, 20)]
+  true[participant == "r"] = "b"  # one class: no AUC of this person
+  probability = rng.dirichlet(np.ones(3), 60).round(1) + np.eye(3)[rng.choice(3, 60)] * 0.05
+  got = probes.score_classes(true, probability, ("a", "b", "c"), participant)
+  guess = np.array(["a", "b", "c"])[probability.argmax(axis=1)]
+
+  def auc(rows):
+    found = [
+      metrics.roc_auc_score(true[rows] == name, probability[rows, k])
+      for k, name in enumerate("abc")
+      if name in true[rows]
+    ]
+    return np.mean(found)
+
+  def f1(rows):
+    labels = sorted(set(true[rows]))
+    return metrics.f1_score(true[rows], guess[rows], labels=labels, average="macro")
+
+  people = [participant == name for name in "pqr"]
+  everyone = np.ones(60, bool)
+  assert got["auc"]["value"] == pytest.approx(np.mean([auc(rows) for rows in people[:2]]))
+  assert got["f1"]["value"] == pytest.approx(np.mean([f1(rows) for rows in people]))
+  assert got["auc_pooled"] == pytest.approx(auc(everyone))
+  assert got["f1_pooled"] == pytest.approx(f1(everyone))
+  hits = [np.mean(true[rows] == guess[rows]) for rows in people]
+  assert got["accuracy"]["value"] == pytest.approx(np.mean(hits))
+  assert (got["n_windows"], got["n_participants"], got["n_auc"]) == (60, 3, 2)
+  assert got["f1"]["lo"] < got["f1"]["value"] < got["f1"]["hi"]
+
+
+def test_strength_is_the_best_on_validation_people_and_test_people_are_scored():
+  parts = _classes("abcdef", 20, 0), _classes("ghi", 20, 1), _classes("jklm", 20, 2)
+  parts[0]["mood"][::5] = ""  # not labelled
+  got = probes.probe_classes(*parts, "mood")
+  kept = parts[0].where(parts[0]["mood"] != "")
+  models = probes.logistic_path(kept.embedding, kept["mood"], probes.STRENGTHS)
+  validation, losses = parts[1], {}
+  weight = {name: 1 / np.sum(validation["mood"] == name) for name in "abc"}
+  for model in models:
+    log = np.log(model.probabilities(validation.embedding))
+    own = [weight[m] * row["abc".index(m)] for m, row in zip(validation["mood"], log, strict=True)]
+    losses[model.strength] = -np.mean(own)  # as many windows of everybody
+  assert got["strength"] == min(losses, key=losses.__getitem__)
+  assert got["auc"]["value"] > 0.75
+  shuffled = np.random.default_rng(0).permutation(len(kept))
+  blind = EmbeddingTable(kept.embedding[shuffled], kept.columns)
+  assert abs(probes.probe_classes(blind, *parts[1:], "mood")["auc"]["value"] - 0.5) < 0.15
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda t: t["mood"].fill("a"), "two classes"),
+    (lambda t: t["mood"].fill(""), "none of the 40 training windows"),
+    (lambda t: t.embedding.__setitem__(3, np.nan), "NaN or infinite embeddings"),
+  ],
+)
+def test_class_probes_refuse_what_they_cannot_learn_from(change, message):
+  train = _classes("ab", 20, 0)
+  change(train)
+  with pytest.raises(DistillError, match=message):
+    probes.fit_classes(train, _classes("cd", 20, 1), "mood")
