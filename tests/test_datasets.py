@@ -107,7 +107,8 @@ def test_bami_units_and_labels(tmp_path):
   content, acc_g = _bami(tmp_path / "BAMI1_1.mat")
   recording = bami.read(tmp_path / "BAMI1_1.mat", "P01")
   np.testing.assert_allclose(recording.signals["acc"].samples, acc_g.T, atol=1 / 4096)
-  np.testing.assert_array_equal(recording.signals["ppg"].samples[:, 0], content["rawPPG"][0])
+  upright = -content["rawPPG"][0].astype(np.float32)
+  np.testing.assert_array_equal(recording.signals["ppg"].samples[:, 0], upright)
   track = recording.heart_rate
   np.testing.assert_array_equal(track.t0_s, [0, 2, 4, 6])
   np.testing.assert_array_equal(track.hr_bpm, np.float32([80, 90, np.nan, np.nan]))

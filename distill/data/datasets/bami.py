@@ -2,10 +2,11 @@
 
 Layout: BAMI-1/BAMI1_<n>.mat and BAMI-2/BAMI2_<n>.mat with `rawPPG` (3, N) and `rawAcc` (3, N), both
 uint16 at 50 Hz, and `bpm_ecg` (W, 1), the ECG heart rate of 8 s windows every 2 s. Of the three PPG
-channels the first agrees best with the ECG and is taken; `bpm_proposed` is a method's output and is
-not read. No activities: the protocol in the distribution's own notes fits no file. The labels of
-BAMI-2 are 1 s late and a few of them lie below any resting heart rate; these are left out. The two
-are two sets, as nothing says whether they share participants.
+channels the first agrees best with the ECG and is taken, turned upright: raw counts of light fall
+at a pulse (in 23 of the 25 files of BAMI-1 pulses fall faster than they rise). `bpm_proposed` is a
+method's output and is not read. No activities: the protocol in the distribution's own notes fits no
+file. The labels of BAMI-2 are 1 s late and a few of them lie below any resting heart rate; these
+are left out. The two are two sets, as nothing says whether they share participants.
 """
 
 import functools
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from distill.data.builder import PairedBuilder, Source
 from distill.data.datasets import matlab
@@ -30,6 +32,7 @@ LABEL_S, LABEL_STEP_S = 8.0, 2.0
 class Bami(PairedBuilder):
   """BAMI-1."""
 
+  VERSION = tfds.core.Version("1.1.0")  # PPG upright
   SOURCE = "https://github.com/HeewonChung92/CNN_LSTM_HeartRateEstimation"
   LICENCE = "none stated; cite the authors"
   CITATION = (
@@ -100,7 +103,7 @@ def read(
   )
   acc_g = (acc.T - ZERO_G) / COUNTS_PER_G
   signals = {
-    "ppg": Signal(ppg[PPG_CHANNEL, :, None].astype(np.float32), RATE_HZ, 0.0, "au"),
+    "ppg": Signal(-ppg[PPG_CHANNEL, :, None].astype(np.float32), RATE_HZ, 0.0, "au"),
     "acc": Signal(acc_g.astype(np.float32), RATE_HZ, 0.0, "g"),
   }
   return Recording(participant, "treadmill", signals, heart_rate=track)
