@@ -82,28 +82,42 @@ class MaskedAutoencoding(Objective):
     self.bridge = nnx.Linear(encoder.width, width, rngs=rngs)
     self.hidden_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
     self.decoder = layers.Transformer(width, depth, heads, rngs=rngs)
-    samples = stem.patch * len(encoder.spec.channels)
-    self.predict = nnx.Linear(width, samples, rngs=rngs)
+    samples = encoder.spec.samples * len(encoder.spec.channels)
+    self.predict = nnx.Linear(width, samples // stem.tokens, rngs=rngs)
 
   def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
     modality = self.encoder.spec.modality
     signal, mask = batch[modality], batch[modality + "_mask"]
     tokens, observed = self.encoder.tokens(signal, mask)
     index, hidden = layers.choose_kept(key, observed, self.kept)
-    kept = jnp.take_along_axis(tokens, index[:, :, None], axis=1)
-    kept_observed = jnp.take_along_axis(observed, index, axis=1)
-    encoded = self.bridge(self.encoder.transformer(kept, kept_observed, index))
-    batch_size, count = observed.shape
-    full = jnp.broadcast_to(self.hidden_token[...], (batch_size, count, encoded.shape[2]))
-    rows = jnp.arange(batch_size)[:, None]
-    full = full.at[rows, index].set(
-      jnp.where(kept_observed[:, :, None], encoded, full[rows, index])
-    )
-    full = full + jnp.asarray(layers.sinusoidal_positions(count, encoded.shape[2]))[None]
-    prediction = self.predict(self.decoder(full, jnp.ones(observed.shape, bool)))
+    prediction = self.reconstruct(tokens, observed, index)
     scored = self.encoder.stem.patches(mask) & (hidden & observed)[:, :, None]
     target = self.encoder.stem.patches(signal)
     return {"reconstruction": losses.masked_reconstruction(prediction, target, scored)}
+
+  def reconstruct(self, tokens: jax.Array, visible: jax.Array, index: jax.Array) -> jax.Array:
+    """What the decoder makes of all places from the visible tokens among the kept.
+
+    Args:
+      tokens: [batch, tokens, width] of the stem.
+      visible: [batch, tokens] bool; the encoder attends to no other token.
+      index: [batch, kept] of the tokens that were not dropped.
+
+    Returns:
+      [batch, tokens, samples a token].
+    """
+    kept = jnp.take_along_axis(tokens, index[:, :, None], axis=1)
+    kept_visible = jnp.take_along_axis(visible, index, axis=1)
+    encoded = self.bridge(self.encoder.encode(kept, kept_visible, index))
+    batch_size, count = visible.shape
+    full = jnp.broadcast_to(self.hidden_token[...], (batch_size, count, encoded.shape[2]))
+    rows = jnp.arange(batch_size)[:, None]
+    full = full.at[rows, index].set(jnp.where(kept_visible[:, :, None], encoded, full[rows, index]))
+    lanes = self.encoder.stem.lanes
+    positions = jnp.asarray(layers.grid_positions(lanes, count // lanes, encoded.shape[2]))
+    times = jnp.broadcast_to(jnp.arange(count) % (count // lanes), visible.shape)
+    everywhere = jnp.ones(visible.shape, bool)
+    return self.predict(self.decoder(full + positions[None], everywhere, times))
 
 
 class Standardise(nnx.Module):

@@ -23,7 +23,7 @@ LAYERS = (
   ("models", "published", "merge"),
   ("embeddings", "baselines", "probes", "ranking", "retrieval", "plots", "calibration"),
   ("beats", "quality", "data"),
-  ("objectives", "contrastive"),
+  ("objectives", "contrastive", "aim"),
   ("config", "checkpoint", "state", "train"),
   ("evaluate", "report"),
   ("workdir",),

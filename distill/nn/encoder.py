@@ -134,10 +134,19 @@ class PatchTransformer(Encoder):
   def tokens(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Tokens with positions added, [batch, tokens, width], and which of them were observed."""
     tokens, observed = self.stem(signal, mask)
-    positions = layers.sinusoidal_positions(tokens.shape[1], self.width)
+    lanes = self.stem.lanes
+    positions = layers.grid_positions(lanes, tokens.shape[1] // lanes, self.width)
     return tokens + jnp.asarray(positions)[None], observed
+
+  def encode(
+    self, tokens: jax.Array, observed: jax.Array, index: jax.Array | None = None
+  ) -> jax.Array:
+    """The transformer over all tokens, or over those that `index` [batch, kept] picked."""
+    places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), observed.shape)
+    times = self.stem.tokens // self.stem.lanes
+    return self.transformer(tokens, observed, (places if index is None else index) % times)
 
   def __call__(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     mask = self.check(signal, mask)
     tokens, observed = self.tokens(signal, mask)
-    return POOLINGS[self.pool](self.transformer(tokens, observed), observed)
+    return POOLINGS[self.pool](self.encode(tokens, observed), observed)

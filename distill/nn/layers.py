@@ -20,6 +20,18 @@ def sinusoidal_positions(tokens: int, width: int) -> np.ndarray:
   return table
 
 
+def grid_positions(lanes: int, times: int, width: int) -> np.ndarray:
+  """[lanes * times, width] float32: half of the width says the time, the other half the lane.
+
+  With one lane it is `sinusoidal_positions(times, width)`.
+  """
+  if lanes == 1:
+    return sinusoidal_positions(times, width)
+  when = np.tile(sinusoidal_positions(times, width - width // 2), (lanes, 1))
+  which = np.repeat(sinusoidal_positions(lanes, width // 2), times, axis=0)
+  return np.concatenate([when, which], axis=1)
+
+
 def rotate(heads: jax.Array, positions: jax.Array) -> jax.Array:
   """Rotary positions (Su et al. 2021, arXiv 2104.09864): attention sees offsets, not places.
 

@@ -27,6 +27,8 @@ def _count_patches(samples: int, patch: int, what: str) -> int:
 class PatchStem(nnx.Module):
   """Non-overlapping patches of raw samples, each projected linearly."""
 
+  lanes = 1  # tokens of different channels lie in lanes of their own, one after the other
+
   def __init__(self, samples: int, channels: int, width: int, patch: int, *, rngs: nnx.Rngs):
     self.tokens = _count_patches(samples, patch, "patch")
     self.patch = patch
@@ -80,6 +82,7 @@ class FilterbankStem(nnx.Module):
   et al. 2021, arXiv 2101.08596), the modulation spectrum is standard in speech.
   """
 
+  lanes = 1
   FLOOR_G2 = 1e-9  # (0.03 milli-g)^2, below the noise of the finest sensors in use
 
   def __init__(
