@@ -91,6 +91,7 @@ def base() -> ConfigDict:
   config.loss.direction = 0.5  # lambda: 1 is acceleration queries only
   config.loss.regression = 1.0
   config.loss.regression_kind = "mse"  # mse | cosine | huber
+  config.loss.gaps = 0.0  # share of the student's windows that get artificial gaps
   config.optim = _optim(1e-3)
   config.log_every = 20
   config.eval_every = 100

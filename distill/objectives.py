@@ -15,11 +15,12 @@ from flax import nnx
 
 from distill import losses, models
 from distill.errors import DistillError
-from distill.nn import layers
+from distill.nn import layers, masking
 from distill.nn.encoder import Encoder, PatchTransformer
 from distill.nn.stems import PatchStem
 
 Batch = Mapping[str, jax.Array]
+GAP_S = 5.0  # length of the artificial gaps of distillation, seconds; ours
 
 
 class Objective(nnx.Module):
@@ -147,7 +148,8 @@ class Distillation(Objective):
 
   contrastive: two-way InfoNCE between the projections; regression: the student's linear prediction
   of the standardised teacher embedding. The gradient stops at the teacher embedding, before its
-  trainable head.
+  trainable head. A share `gaps` of the student's windows lose parts of what was observed, by the
+  strategies of `distill.nn.masking`, so that the student learns to read windows with gaps.
   """
 
   def __init__(
@@ -163,6 +165,7 @@ class Distillation(Objective):
     direction: float,
     regression: float,
     regression_kind: str,
+    gaps: float = 0.0,
     rngs: nnx.Rngs,
   ):
     self.encoder = encoder
@@ -172,12 +175,13 @@ class Distillation(Objective):
     self.weights = {"contrastive": contrastive, "regression": regression}
     self.temperature, self.direction = temperature, direction
     self.regression_kind = regression_kind
+    self.gaps = gaps
+    self.gap_samples = round(GAP_S * encoder.spec.rate_hz)
 
   def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-    del key  # nothing is drawn here
     modality = self.encoder.spec.modality
     teacher = jax.lax.stop_gradient(batch["teacher"])
-    student = self.encoder(batch[modality], batch[modality + "_mask"])
+    student = self.encoder(batch[modality], self._mask(batch, key))
     contrastive = losses.info_nce(
       self.student_head(student),
       self.teacher_head(teacher),
@@ -190,6 +194,13 @@ class Distillation(Objective):
     target = jax.lax.stop_gradient(self.teacher_head.standardise(teacher))
     regression = losses.regression(self.regressor(student), target, kind=self.regression_kind)
     return {"contrastive": contrastive, "regression": regression}
+
+  def _mask(self, batch: Batch, key: jax.Array) -> jax.Array:
+    """What the student may see in training."""
+    mask = batch[self.encoder.spec.modality + "_mask"]
+    if not self.gaps:
+      return mask
+    return masking.hide_blocks(key, mask, share=self.gaps, block=self.gap_samples)
 
   def measures(self, batch: Batch) -> dict[str, jax.Array]:
     """Share of the batch whose own teacher is the nearest, and the loss of guessing, ln(batch)."""
