@@ -108,6 +108,7 @@ def _training_verbs(verbs) -> None:
     ("pretrain", _pretrain, "pretrain the PPG teacher by masked autoencoding"),
     ("train", _train, "distil the accelerometer student from the frozen teacher"),
     ("run", _run, "everything, from recordings to the report"),
+    ("missing", _missing, "what a student loses as less of each minute is observed"),
     ("finetune", _finetune, "fine-tune a model folder on a labelled task, front end frozen"),
   ):
     parser = _verb(verbs, name, act, text)
@@ -164,6 +165,12 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> None:
   made = stages.run(_config(options, overrides), options.workdir)
   _say(report.table(made))
   _say(f"report: {pathlib.Path(options.workdir) / 'report.html'}")
+
+
+def _missing(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import missing
+
+  _say(missing.table(missing.run(_config(options, overrides), options.workdir)))
 
 
 def _finetune(options: argparse.Namespace, overrides: list[str]) -> None:

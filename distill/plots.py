@@ -125,6 +125,7 @@ def draw(report: Mapping[str, Any], run_folder: pathlib.Path) -> list[Plot]:
   """
   with style.context(["default", _STYLE]):
     plots = [plot for name, one in report["sets"].items() for plot in _set_plots(name, one)]
+    plots += _missing_plots(run_folder)
     return plots + list(_learning_curves(run_folder))
 
 
@@ -377,6 +378,96 @@ def _agreement(
 
 def _number(value: float | None, digits: int) -> str:
   return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+# --- missing data ---------------------------------------------------------------------------------
+
+PATTERN_LABELS = {
+  "bursts": "bursts of 2-10 s lost",
+  "long_gap": "one long gap",
+  "axis": "one axis lost",
+  "still": "the still part lost",
+}
+METHOD_LABELS = {
+  "aim_mask": "trained with gaps, mask",
+  "complete_mask": "trained complete, mask",
+  "complete_zero": "trained complete, zero fill",
+  "complete_linear": "trained complete, linear fill",
+  "complete_last": "trained complete, last value",
+}
+_METHOD_LOOKS: dict[str, dict[str, Any]] = {
+  "aim_mask": {"color": _ACCENT, "marker": "o", "linestyle": "-"},
+  "complete_mask": {"color": _INK, "marker": "x", "linestyle": "-"},
+  "complete_zero": {"color": _MID, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
+  "complete_linear": {"color": _MID, "marker": "^", "linestyle": "-.", "markerfacecolor": "white"},
+  "complete_last": {"color": _MID, "marker": "v", "linestyle": ":", "markerfacecolor": "white"},
+}
+
+
+def _missing_plots(run_folder: pathlib.Path) -> list[Plot]:
+  path = run_folder / "missing.json"
+  return draw_missing(json.loads(path.read_text())) if path.is_file() else []
+
+
+def draw_missing(found: Mapping[str, Any]) -> list[Plot]:
+  """Curves over the observed share, one figure for each set of missing.json (`distill.missing`)."""
+  with style.context(["default", _STYLE]):
+    return [_missing(name, one) for name, one in found.items()]
+
+
+def _missing(set_name: str, one: Mapping[str, Any]) -> Plot:
+  curves = one["curves"]
+  measures = [name for name in curves[0] if f"{name}_loss" in curves[0]]
+  patterns = [name for name in PATTERN_LABELS if any(row["pattern"] == name for row in curves)]
+  figure = Figure(
+    figsize=(3.0 * len(patterns) + 0.6, 2.3 * len(measures) + 1.3), layout="constrained"
+  )
+  panels = figure.subplots(len(measures), len(patterns), squeeze=False, sharex=True, sharey="row")
+  for line, measure in enumerate(measures):
+    for column, pattern in enumerate(patterns):
+      _missing_panel(panels[line][column], curves, pattern, measure)
+      panels[0][column].set_title(PATTERN_LABELS[pattern])
+    panels[line][0].set_ylabel(_measure_label(measure))
+  for axes in panels[-1]:
+    axes.set_xlabel("observed, % of the time")
+  figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+  mark = marked(set_name, one["simulated"])
+  _headed(
+    figure,
+    f"Less and less observed, {mark}: {one['participants']} people, {one['windows']} windows",
+  )
+  alt = f"Errors on {mark} as less of each window is observed. With half of the time lost: "
+  alt += "; ".join(
+    f"{PATTERN_LABELS[row['pattern']]}, {_measure_label(row['measure'])}: best filling loses"
+    f" {row['fill_loss']:.2f}, trained with gaps {row['aim_loss']:.2f}"
+    for row in one["aims"]
+  )
+  return _finished(figure, f"missing_{set_name}", set_name, "Missing data", alt + ".")
+
+
+def _missing_panel(axes: Axes, curves: Sequence[Mapping[str, Any]], pattern: str, measure: str):
+  for method, look in _METHOD_LOOKS.items():
+    rows = [row for row in curves if row["pattern"] == pattern and row["method"] == method]
+    share = [100 * row["share"] for row in rows]
+    axes.plot(
+      share,
+      [row[measure]["value"] for row in rows],
+      label=METHOD_LABELS[method],
+      markersize=4,
+      **look,
+    )
+    if method == "aim_mask":
+      ends = np.array([_ends(row[measure], row[measure]["value"]) for row in rows])
+      axes.fill_between(share, ends[:, 0], ends[:, 1], color=_ACCENT, alpha=0.15, linewidth=0)
+  axes.set_xlim(103, 7)
+  axes.grid(axis="y")
+
+
+def _measure_label(measure: str) -> str:
+  if measure == "top10_missed":
+    return "partner not in top 10"
+  label, unit = target_label(measure.removesuffix("_mae"))
+  return f"{label} MAE, {unit}"
 
 
 # --- learning curves ------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ LAYERS = (
   ("workdir",),
   ("tables",),
   ("stages",),
+  ("missing",),
   ("finetune",),
   ("cli",),
 )

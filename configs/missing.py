@@ -1,0 +1,42 @@
+"""Students that read minutes with gaps, against the same student trained on complete minutes.
+
+The three axes have tokens of their own (three times the tokens), and three quarters of the
+student's windows lose parts of what was observed while it is distilled. `distill missing` then
+trains the rival, the same student on complete windows alone, and judges both as less and less is
+observed. Sizes, steps and rates are ours.
+
+  distill missing --config=configs/missing.py --workdir=runs/missing
+"""
+
+from distill.config import ConfigDict, base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """On a simulated cohort; "smoke" is the same in seconds, too small to learn anything."""
+  config = base()
+  config.name = f"missing:{variant}" if variant else "missing"
+  config.data.simulated.participants = 500
+  config.teacher.pool = "mean_sd"
+  config.student = ConfigDict({"build": "students.axes:build"})
+  config.loss.gaps = 0.75
+  config.steps = 300
+  if variant == "smoke":
+    _shrink(config)
+  elif variant:
+    raise ValueError(f"unknown variant {variant!r}; there is: smoke")
+  return config
+
+
+def _shrink(config: ConfigDict) -> None:
+  config.data.simulated.participants = 12
+  config.data.simulated.minutes = 6
+  config.data.workers = 0
+  config.teacher.width, config.teacher.depth = 32, 1
+  config.student.width, config.student.depth = 32, 1
+  config.pretrain.check_probe = False
+  for section in (config.pretrain, config, config.supervised):
+    section.steps = 4
+    section.batch_size = 8
+    section.log_every = 2
+    section.eval_every = 2
+  config.evaluate.targets = ("hr_bpm",)
