@@ -8,7 +8,8 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.datasets import empatica
 from distill.data.recording import Recording
 from tests import pulses

@@ -1,45 +1,32 @@
 """Base of every data set's TFDS builder: a list of recordings in, a TFDS data set of windows out.
 
 A data set's own file says where its recordings are and how one is read; everything else is here.
-Runs without TensorFlow. One recording is held at a time by each worker.
+Runs without TensorFlow. Recordings are cut by processes of this machine, or on Apache Beam, by the
+same function; either way each worker holds one recording at a time.
 """
 
 import abc
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import json
-import multiprocessing
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from distill.data import store
-from distill.data.recording import Recording
-from distill.data.windows import Window, WindowSettings, cut_recording, starts
+from distill.data import beam, store
+from distill.data.cutting import Cut, Source, cut_all, examples
+from distill.data.windows import WindowSettings
 from distill.errors import DistillError
 from distill.spec import MODALITIES, SignalSpec
 
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """A recording that is read when it is its turn, in this process or another.
-
-  Attributes:
-    name: what messages and the summary call it, such as "S2".
-    load: picklable; reads it, or raises DistillError with file and row.
-  """
-
-  name: str
-  load: Callable[[], Recording]
+SHARD_WINDOWS = 4096  # of a file; 200 MB of minutes at 64 and 50 Hz
 
 
 class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -56,7 +43,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     SIGNALS: what the windows hold; ("acc",) where a set has heart rate but no PPG, for probes.
     data_config: the config's data section.
     settings: how recordings are cut.
-    rows: index columns of the windows written so far, in order.
+    columns: index columns of each recording written so far, in the order of the windows.
     left_out: reasons of what was not written.
   """
 
@@ -75,7 +62,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     self.data_config = config
     self.settings = WindowSettings.from_config(config)
     self.progress = progress
-    self.rows: list[dict[str, Any]] = []
+    self.columns: list[dict[str, np.ndarray]] = []
     self.left_out: dict[str, Any] = {"recordings": [], "windows": 0}
     self._names: set[tuple[str, str]] = set()
     self._owners: dict[str, str] = {}  # first window's hash -> participant
@@ -135,12 +122,49 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     """Writes the windows; returns the folder of the TFDS data set.
 
     Raises:
-      DistillError: no recording could be used.
+      DistillError: no recording could be used, or `data.runner` names Beam, which is not installed.
     """
     tfds.disable_progress_bar()
+    runner = self.data_config.get("runner", "")
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints where only results belong
-      self.download_and_prepare()
+      if runner:
+        self._build_on_beam(runner)
+      else:
+        self._build_here()
+    if not self.columns:
+      raise DistillError(self._nothing_left())
     return pathlib.Path(self.data_dir)
+
+  def _build_here(self) -> None:
+    """One recording at a time into the next shard: memory does not grow with the set."""
+    pathlib.Path(self.data_dir).mkdir(parents=True)
+    writer = tfds.core.SequentialWriter(self.info, SHARD_WINDOWS, file_format="array_record")
+    writer.initialize_splits([store.SPLIT])
+    sources = self.sources()
+    with tqdm.tqdm(
+      total=len(sources), desc=f"prepare {self.name}", unit="recording", disable=not self.progress
+    ) as bar:
+      for source, result in cut_all(sources, self.settings, self.data_config.workers, self.SIGNALS):
+        bar.update()
+        if self._accepted(source.name, result) and isinstance(result, Cut):
+          writer.add_examples({store.SPLIT: examples(result.windows)})
+    writer.close_all()
+
+  def _build_on_beam(self, runner: str) -> None:
+    """TFDS's own Beam road; each recording leaves its columns in a file beside the windows."""
+    sources = self.sources()
+    parts = pathlib.Path(self.data_dir).parent / "parts"
+    self._pipeline = beam.windows(sources, self.settings, self.SIGNALS, parts)
+    self.download_and_prepare(download_config=beam.download_config(runner))
+    for number, source in enumerate(sources):
+      result = beam.read_part(parts, number)
+      if self._accepted(source.name, result) or isinstance(result, DistillError):
+        continue
+      if len(result):  # its windows stand among the others already
+        raise DistillError(
+          f"{source.name}: {self.left_out['recordings'][-1]['why']}; take one away"
+        )
+    shutil.rmtree(parts)
 
   # --- TFDS ---
 
@@ -164,41 +188,33 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       disable_shuffling=True,
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Any]]]:
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager  # nothing is downloaded
     return {store.SPLIT: self._generate_examples()}
 
-  def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-    sources = self.sources()
-    with tqdm.tqdm(
-      total=len(sources), desc=f"prepare {self.name}", unit="recording", disable=not self.progress
-    ) as bar:
-      for source, result in cut_all(sources, self.settings, self.data_config.workers, self.SIGNALS):
-        bar.update()
-        if isinstance(result, DistillError):
-          self.left_out["recordings"].append({"recording": source.name, "why": str(result)})
-          continue
-        windows, dropped = result
-        why = self._conflict(windows)
-        if why:
-          self.left_out["recordings"].append({"recording": source.name, "why": why})
-          continue
-        self.left_out["windows"] += dropped
-        for window in windows:
-          yield len(self.rows), self._example(window)
-    if not self.rows:
-      raise DistillError(self._nothing_left(len(sources)))
+  def _generate_examples(self) -> Any:
+    return self._pipeline  # only Beam comes here
 
-  def _conflict(self, windows: list[Window]) -> str:
+  def _accepted(self, name: str, result: Cut | DistillError) -> bool:
+    """Counts a recording in, or says why it is left out."""
+    why = str(result) if isinstance(result, DistillError) else self._conflict(result)
+    if why:
+      self.left_out["recordings"].append({"recording": name, "why": why})
+      return False
+    if isinstance(result, Cut):
+      self.left_out["windows"] += result.dropped
+      if len(result):
+        self.columns.append(result.columns)
+    return True
+
+  def _conflict(self, cut: Cut) -> str:
     """Why a recording cannot stand beside those before it; "" where it can."""
-    if not windows:
+    if not len(cut):
       return ""
-    first = windows[0]
-    participant, name = (str(first.columns[key]) for key in ("participant", "recording"))
+    participant, name = (str(cut.columns[key][0]) for key in ("participant", "recording"))
     if (participant, name) in self._names:
       return f"{participant} already has a recording {name}; is one of them another person's?"
-    digest = hashlib.sha256(b"".join(one.tobytes() for one in first.signals.values())).hexdigest()
-    owner = self._owners.setdefault(digest, participant)
+    owner = self._owners.setdefault(cut.digest, participant)
     if owner != participant:
       return (
         f"it holds the same samples as a recording of {owner}; one person under two names would"
@@ -207,64 +223,11 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     self._names.add((participant, name))
     return ""
 
-  def _example(self, window: Window) -> dict[str, Any]:
-    self.rows.append(dict(window.columns))
-    names = ("participant", "recording")
-    example: dict[str, Any] = {name: window.signals[name] for name in self.SIGNALS}
-    example |= {name: str(window.columns[name]) for name in names}
-    return example | {"t0_s": np.float64(window.columns["t0_s"])}
-
-  def _nothing_left(self, n: int) -> str:
-    reasons = self.left_out["recordings"]
+  def _nothing_left(self) -> str:
+    reasons, n = self.left_out["recordings"], len(self.sources())
     if not reasons:
       return (
         f"set {self.name}: all {self.left_out['windows']} windows of {n} recordings have less than"
         f" data.min_coverage {self.settings.min_coverage:g} observed"
       )
     return f"set {self.name}: none of {n} recordings can be used; the first: {reasons[0]['why']}"
-
-
-def cut_all(
-  sources: Sequence[Source],
-  settings: WindowSettings,
-  workers: int,
-  names: Sequence[str] = MODALITIES,
-) -> Iterator[tuple[Source, tuple[list[Window], int] | DistillError]]:
-  """Each recording's windows, or what was wrong with it, in the order of `sources`.
-
-  Args:
-    sources: recordings to read.
-    settings: how to cut them.
-    workers: processes beside this one; 0 or 1 reads and cuts here.
-    names: signals of a window.
-
-  Yields:
-    (source, (windows, number dropped for too little coverage)) or (source, error).
-  """
-  cut = functools.partial(_cut, settings=settings, names=names)
-  if workers <= 1 or len(sources) <= 1:
-    for source in sources:
-      yield source, cut(source)
-    return
-  # Not fork: JAX may already run threads in this process.
-  context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-    waiting: collections.deque = collections.deque()
-    for source in sources:
-      waiting.append((source, pool.submit(cut, source)))
-      if len(waiting) > workers:  # one ahead each, so that memory stays flat
-        done, future = waiting.popleft()
-        yield done, future.result()
-    for done, future in waiting:
-      yield done, future.result()
-
-
-def _cut(
-  source: Source, settings: WindowSettings, names: Sequence[str]
-) -> tuple[list[Window], int] | DistillError:
-  try:
-    recording = source.load()
-    windows = list(cut_recording(recording, settings, names))
-  except DistillError as error:
-    return error
-  return windows, len(starts(recording, settings, names)) - len(windows)

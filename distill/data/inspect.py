@@ -18,7 +18,8 @@ from scipy import ndimage, stats
 
 from distill import beats
 from distill.data import datasets, manifest, tables, units
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.datasets import own
 from distill.data.recording import Recording, Signal
 from distill.data.windows import cut_recording

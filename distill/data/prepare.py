@@ -57,7 +57,7 @@ def _prepare_one(name: str, data_config: Any, progress: bool) -> pathlib.Path:
 
 def _write(builder: PairedBuilder, folder: pathlib.Path) -> None:
   records = builder.build()
-  store.write_index(folder, builder.rows)
+  store.write_index(folder, builder.columns)
   (folder / store.LEFT_OUT_FILE).write_text(json.dumps(builder.left_out, indent=2))
   store.write_set(
     folder,
@@ -79,8 +79,9 @@ def _move(partial: pathlib.Path, final: pathlib.Path) -> None:
 
 
 def _summarise(builder: PairedBuilder) -> None:
-  people = len({row["participant"] for row in builder.rows})
-  lines = [f"{builder.name}: {len(builder.rows)} windows of {people} participants"]
+  people = len({str(one["participant"][0]) for one in builder.columns})
+  windows = sum(len(one["participant"]) for one in builder.columns)
+  lines = [f"{builder.name}: {windows} windows of {people} participants"]
   if builder.left_out["windows"]:
     lines.append(f"  left out {builder.left_out['windows']} windows with too little observed")
   lines += [

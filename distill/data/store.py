@@ -8,6 +8,7 @@ which is read here without TensorFlow.
 import json
 import pathlib
 import zipfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,17 @@ def open_set(folder: str | pathlib.Path) -> PreparedSet:
   return PreparedSet(folder, fields, index)
 
 
-def write_index(folder: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-  """Writes the columns of all windows, in row order."""
-  columns: dict[str, Any] = {
+def to_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Column -> [rows] array of the columns of windows."""
+  return {
     name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in COLUMNS.items()
   }
-  np.savez_compressed(folder / INDEX_FILE, **columns)
+
+
+def write_index(folder: pathlib.Path, columns: Sequence[Mapping[str, np.ndarray]]) -> None:
+  """Writes the columns of all windows, in row order; `columns` are those of stretches of rows."""
+  whole: dict[str, Any] = {name: np.concatenate([one[name] for one in columns]) for name in COLUMNS}
+  np.savez_compressed(folder / INDEX_FILE, **whole)
 
 
 def write_set(

@@ -18,7 +18,8 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.datasets import matlab
 from distill.data.recording import HeartRateTrack, Recording, Signal
 from distill.errors import DistillError

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from distill.data import untrusted
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.recording import Recording, Signal
 from distill.errors import DistillError
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from distill import beats
 from distill.data import clocks, tables, units
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.recording import Beats, Recording, Stretch
 from distill.errors import DistillError
 

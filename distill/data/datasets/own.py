@@ -17,7 +17,8 @@ import numpy as np
 from distill import beats as beats_module
 from distill import signals as signals_module
 from distill.data import clocks, manifest, tables, units
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.recording import Beats, HeartRateTrack, Recording, Signal, Stretch
 from distill.errors import DistillError
 from distill.spec import MODALITIES

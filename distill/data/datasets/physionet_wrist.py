@@ -14,7 +14,8 @@ import numpy as np
 
 from distill import beats
 from distill.data import tables, units
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.recording import Beats, Recording, Signal, Stretch
 from distill.errors import DistillError
 

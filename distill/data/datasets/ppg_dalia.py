@@ -15,7 +15,8 @@ import numpy as np
 
 from distill import beats
 from distill.data import units, untrusted
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.datasets import empatica
 from distill.data.recording import Beats, HeartRateTrack, Recording, Signal, Stretch
 from distill.errors import DistillError

@@ -12,8 +12,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
 from distill.data.cohort import Cohort, participant_name, simulate
+from distill.data.cutting import Source
 
 
 class Simulated(PairedBuilder):

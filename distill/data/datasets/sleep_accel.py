@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from distill.data import clocks, units
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.recording import HeartRateTrack, Recording, Stretch
 from distill.errors import DistillError
 from distill.spec import ACC

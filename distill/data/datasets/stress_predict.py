@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.datasets import empatica
 from distill.data.recording import Recording, Stretch
 from distill.errors import DistillError

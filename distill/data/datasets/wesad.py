@@ -17,7 +17,8 @@ import numpy as np
 
 from distill import beats
 from distill.data import untrusted
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.datasets import empatica
 from distill.data.recording import Recording, Signal, Stretch
 from distill.errors import DistillError

@@ -14,7 +14,8 @@ import numpy as np
 
 from distill import beats
 from distill.data import units
-from distill.data.builder import PairedBuilder, Source
+from distill.data.builder import PairedBuilder
+from distill.data.cutting import Source
 from distill.data.datasets import matlab
 from distill.data.recording import Recording, Signal
 from distill.errors import DistillError
