@@ -55,6 +55,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
   parser = _parser()
+  if arguments and not arguments[0].startswith("-") and arguments[0] not in _verbs(parser):
+    raise DistillError(f"no verb {arguments[0]!r}{nearest(arguments[0], _verbs(parser))}")
   options, rest = parser.parse_known_args(arguments)
   overrides = [word for word in rest if word.startswith("--config.")]
   unknown = [word for word in rest if word not in overrides]
@@ -69,10 +71,14 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
   return options, overrides
 
 
+def _verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+  group = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+  return group.choices
+
+
 def _flags(parser: argparse.ArgumentParser, verb: str) -> list[str]:
   """Long options of one verb."""
-  group = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-  return [flag for flag in group.choices[verb]._option_string_actions if flag.startswith("--")]
+  return [flag for flag in _verbs(parser)[verb]._option_string_actions if flag.startswith("--")]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -133,12 +133,13 @@ def paired(acc: EmbeddingTable, ppg: EmbeddingTable, *, force: bool = False) -> 
   if "embedding" in (acc.space, ppg.space):
     raise DistillError(
       "retrieval compares projections and was given embeddings; write them with"
-      " distill embed --space=projection, or pass force"
+      " distill embed --space=projection, or pass force (--force)"
     )
   if not acc.pair or acc.pair != ppg.pair:
     raise DistillError(
       f"the two tables come from different pairs of heads ({acc.pair or 'none'!r} and"
-      f" {ppg.pair or 'none'!r}), so their cosines mean nothing; pass force to compare them anyway"
+      f" {ppg.pair or 'none'!r}), so their cosines mean nothing; pass force"
+      " (--force) to compare them anyway"
     )
 
 

@@ -10,7 +10,7 @@ import math
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -206,6 +206,8 @@ def _usable(fold: Fold, config: ConfigDict, part: str) -> list[pipeline.Rows]:
 
 
 def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
+  # Its spec alone: a student that does not fit is refused before the teacher is trained.
+  _check_fits(fold, nnx.eval_shape(lambda: _build(config, "student")), "student")
   teacher = _teacher(config, folder, fold)
   place = fold.folder / "student"
   if not (place / "model").is_dir():
@@ -263,7 +265,8 @@ def _check_probe(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarra
     if error >= mean:
       raise DistillError(
         f"{told}: the teacher knows no heart rate, so there is nothing to distil; pretrain it"
-        " longer, or go on all the same with --config.pretrain.check_probe=False"
+        " longer, or go on all the same in another --workdir with"
+        " --config.pretrain.check_probe=False"
       )
 
 
@@ -323,11 +326,16 @@ def _scale(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _fit(config, fold: Fold, place: Path, objective: Objective, sources, settings, section) -> None:
   """Runs the one training loop and leaves a model folder, whole or not at all."""
+
+  def batches(k: int) -> Iterator[dict[str, np.ndarray]]:
+    return pipeline.training_batches(
+      sources["train"], seed=config.seed, batch_size=settings.batch_size, start=k
+    )
+
+  batches(0)  # a set smaller than a batch is refused before anything is written
   trained = fit(
     objective,
-    lambda k: pipeline.training_batches(
-      sources["train"], seed=config.seed, batch_size=settings.batch_size, start=k
-    ),
+    batches,
     validation(spread(sources["validation"])),
     workdir=place,
     settings=settings,
@@ -416,8 +424,8 @@ def _embedded(config: ConfigDict, folder: Path, fold: Fold) -> Path:
   place = fold.folder / "embeddings"
   if all((place / name / tables.TABLE).is_file() for name in fold.sets):
     return place
-  teacher = _teacher(config, folder, fold)
   distilled = _distilled(config, folder, fold)
+  teacher = _teacher(config, folder, fold)
   supervised = _supervised(config, folder, fold)
   with clock(folder, "embed"):
     tables.write(

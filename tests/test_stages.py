@@ -1,0 +1,136 @@
+"""The whole job from a shipped config: contract, repeatability, and what stops it."""
+
+import dataclasses
+import hashlib
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+
+from distill import config as configs
+from distill import models, report, stages, workdir
+from distill.errors import DistillError
+from tests import runs
+
+MODELS = ("teacher", "student", "untrained", "supervised", "motion_features", "session_clock")
+
+
+def _config(smoke, *overrides):
+  words = (f"data.prepared_dir={smoke.prepared}", *overrides)
+  return configs.load(runs.CONFIG.removeprefix("--config="), [f"--config.{word}" for word in words])
+
+
+@pytest.fixture(name="made")
+def _made(smoke):
+  return json.loads((smoke.folder / "report.json").read_text())
+
+
+@pytest.fixture(name="fold")
+def _fold(smoke, tmp_path):
+  return workdir.open_folds(_config(smoke), tmp_path)[0]
+
+
+# --- what a run leaves ----------------------------------------------------------------------------
+
+
+def test_the_report_of_the_demo_keeps_its_contract(made):
+  jsonschema.Draft202012Validator(json.loads(report.SCHEMA.read_text())).validate(made)
+  assert list(made["sets"]) == ["simulated"]
+  assert made["simulated"] is True
+  one = made["sets"]["simulated"]
+  assert one["simulated"] is True
+  for target in ("hr_bpm", "sdnn_ms", "rmssd_ms"):
+    assert {*MODELS, "mean"} <= set(one["probes"][target])
+  for part in (one["retrieval"], one["controls"]["same_participant"]):
+    assert {"acc_to_ppg", "ppg_to_acc"} <= set(part)
+
+
+def test_the_report_says_how_it_was_made(made, smoke):
+  assert made["config"] == json.loads((smoke.folder / "config.json").read_text())
+  assert made["versions"] == json.loads((smoke.folder / "versions.json").read_text())
+  assert {"prepare", "pretrain", "embed", "train", "supervise", "judge"} == set(made["timing"])
+
+
+def test_a_second_run_from_nothing_gives_the_same_numbers(made, tmp_path):
+  again = runs.smoke(tmp_path / "run", tmp_path / "prepared")
+  report_again = json.loads((again.folder / "report.json").read_text())
+  for one in (made, report_again):
+    one["timing"] = None
+    one["config"]["data"]["prepared_dir"] = ""
+  assert report_again == made
+
+
+def test_the_command_prints_the_table_and_where_the_page_is(smoke):
+  assert "distilled student" in smoke.out
+  assert smoke.out.endswith(f"report: {smoke.folder}/report.html\n")
+
+
+def test_a_students_folder_holds_both_heads_and_says_who_it_saw(smoke, fold):
+  stored = models.read(smoke.folder / "fold0" / "student" / "model")
+  for part in ("encoder", "student_head", "teacher_head"):
+    assert stored.part(part), part
+  hashes = {
+    part: {hashlib.sha256(who.encode()).hexdigest()[:16] for who in fold.people(part)}
+    for part in ("train", "validation", "test")
+  }
+  assert set(stored.fields["people_seen"]) == hashes["train"] | hashes["validation"]
+  assert not hashes["test"] & set(stored.fields["people_seen"])
+  assert stored.fields["simulated"] is True
+  assert models.load_encoder(smoke.folder / "fold0" / "student").spec.modality == "acc"
+  assert "simulated" in (stored.folder / "README.md").read_text()
+
+
+def test_every_window_that_is_judged_belongs_to_a_person_held_out(smoke, fold):
+  from distill import embeddings
+
+  folder = smoke.folder / "fold0" / "embeddings" / "simulated"
+  table = embeddings.load(folder / "student_projection.parquet")
+  held = {who.partition("/")[2] for who in fold.people("test")}
+  assert set(table["participant"]) == held
+
+
+# --- what stops it --------------------------------------------------------------------------------
+
+
+def _vectors(fold, sign):
+  """A teacher that knows heart rate on training people; on the others `sign` says."""
+  vectors = {}
+  for name, (prepared, split) in fold.sets.items():
+    hr_bpm = np.nan_to_num(prepared.index["hr_bpm"], nan=70.0).astype(np.float32)
+    known = np.isin(prepared.index["participant"], split.train)
+    centred = hr_bpm - hr_bpm.mean()
+    vectors[name] = np.where(known, centred, sign * centred)[:, None]
+  return vectors
+
+
+def test_a_teacher_that_knows_no_heart_rate_stops_the_run_before_distillation(
+  smoke, fold, tmp_path, monkeypatch
+):
+  words = (f"teacher.load={smoke.folder}/fold0/teacher", "pretrain.check_probe=True")
+  monkeypatch.setattr(stages.tables, "teacher_vectors", lambda fold, _: _vectors(fold, -1.0))
+  with pytest.raises(DistillError, match=r"the teacher knows no heart rate.*check_probe=False"):
+    stages.train(_config(smoke, *words), tmp_path / "run")
+  assert not (tmp_path / "run" / "fold0" / "student").exists()
+
+
+def test_a_teacher_that_knows_heart_rate_passes(smoke, fold, capsys):
+  stages._check_probe(_config(smoke), fold, _vectors(fold, 1.0))
+  assert "heart-rate probe of the teacher" in capsys.readouterr().err
+
+
+def test_a_given_teacher_that_saw_people_held_out_here_is_refused(smoke, tmp_path):
+  words = (f"teacher.load={smoke.folder}/fold0/teacher", "folds=(1,)")
+  with pytest.raises(DistillError, match=r"trained on \d+ participants who are held out in fold 1"):
+    stages.pretrain(_config(smoke, *words), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_the_embeddings_of_another_teacher_are_refused(smoke, fold, tmp_path):
+  fold = dataclasses.replace(fold, folder=tmp_path / "fold0")
+  teacher = models.load_encoder(smoke.folder / "fold0" / "teacher")
+  store = tmp_path / "fold0" / "teacher_store"
+  store.mkdir(parents=True)
+  np.savez(store / "simulated.npz", key=np.array("another"), embedding=np.zeros((3, 2)))
+  with pytest.raises(DistillError, match="embeddings of another teacher or set; delete it"):
+    stages.tables.teacher_vectors(fold, teacher)
