@@ -110,6 +110,7 @@ def _say(text: str) -> None:
 
 def _training_verbs(verbs) -> None:
   for name, act, text in (
+    ("retention", _retention, "what fine-tuning gains and what it costs: Speech-FT and rivals"),
     ("prepare", _prepare, "recordings -> paired, labelled windows on disk"),
     ("pretrain", _pretrain, "pretrain the PPG teacher by masked autoencoding"),
     ("train", _train, "distil the accelerometer student from the frozen teacher"),
@@ -180,6 +181,13 @@ def _missing(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _finetune(options: argparse.Namespace, overrides: list[str]) -> None:
+def _retention(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import retention
+
+  retention.compare(_config(options, overrides), options.workdir)
+  _say(retention.text(options.workdir))
+
+
   from distill import finetune
 
   for folder in finetune.finetune(_config(options, overrides), options.workdir):

@@ -123,6 +123,14 @@ def base() -> ConfigDict:
   )  # sizes of the repeated galleries; the whole set is always added
   config.evaluate.repeats = 20
   config.evaluate.targets = ("hr_bpm", "sdnn_ms", "rmssd_ms")
+  config.retention = ConfigDict()
+  config.retention.alphas = (0.1, 0.25, 0.5, 0.75, 1.0)  # 1 is fine-tuned without a step back
+  config.retention.probes = ("hr_bpm", "sdnn_ms", "rmssd_ms", "activity")
+  config.retention.l2_to_start = 0.01  # of the rival that is pulled back while it trains
+  config.retention.lora_rank = 4
+  config.retention.share = 0.9  # of plain fine-tuning's gain that the chosen alpha must reach
+  config.retention.loss = 0.02  # of any other measure that its interval must exclude
+
   config.evaluate.alphas = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
   config.evaluate.seed = 0
   return config

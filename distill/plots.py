@@ -138,6 +138,8 @@ def _set_plots(name: str, one: Mapping[str, Any]) -> Iterator[Plot]:
   for target, scatter in one["scatter"].items():
     if scatter:
       yield _agreement(name, mark, target, scatter, one["probes"][target])
+  if one.get("retention"):
+    yield retention(name, one["retention"])
 
 
 def _finished(figure: Figure, name: str, set_name: str, title: str, alt: str) -> Plot:
@@ -512,6 +514,75 @@ def _losses(axes: Axes, found: Sequence[tuple[str, list[dict[str, Any]]]]) -> No
         axes.plot(*zip(*points), **{**look, "label": look["label"] if not number else None})
   axes.locator_params(nbins=5)
   axes.grid(axis="y")
+
+
+# --- what fine-tuning keeps -----------------------------------------------------------------------
+
+
+VARIANT_LABELS = {
+  "start": "start",
+  "plain": "plain fine-tuning",
+  "early_stopping": "early stopping",
+  "probe_then_tune": "probe, then fine-tuning",
+  "l2_to_start": "L2 to the start",
+  "lora": "low-rank adapters",
+}
+
+
+def variant_label(name: str, alpha: float | None) -> str:
+  """Name of a way to fine-tune for readers."""
+  return VARIANT_LABELS.get(name, f"Speech-FT, alpha {alpha:g}" if alpha else name)
+
+
+def retention(set_name: str, one: Mapping[str, Any]) -> Plot:
+  """Task against retention: one curve over alpha, one point for every rival.
+
+  Args:
+    set_name: of the set.
+    one: as `distill.retention.judge` returns it.
+  """
+  task, points = one["task"], {}
+  for name, row in one["variants"].items():
+    others = [m["change"]["value"] for k, m in row["measures"].items() if k != task]
+    points[name] = (100 * row["gain"], -100 * float(np.mean([v for v in others if v is not None])))
+  with style.context(["default", _STYLE]):
+    figure = Figure(figsize=(7.6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    _retention_points(axes, one, points)
+    label = target_label(task)[0]
+    axes.set_xlabel(f"{label}: error less than the start's, %  (better to the right)")
+    axes.set_ylabel("other probes and retrieval: mean change, %\n(better upwards, 0 = kept)")
+    title = f"What fine-tuning on {label} gains and costs"
+    _headed(figure, f"{title}, {marked(set_name, one['simulated'])}")
+    values = "; ".join(
+      f"{variant_label(name, one['variants'][name]['alpha'])}: task {x:+.1f} %, others {y:+.1f} %"
+      for name, (x, y) in points.items()
+    )
+    alt = f"Gain on the task against the mean change of everything else. {values}."
+    return _finished(figure, f"{set_name}_retention", set_name, title, alt)
+
+
+def _retention_points(
+  axes: Axes, one: Mapping[str, Any], points: Mapping[str, tuple[float, float]]
+) -> None:
+  alphas = {name: row["alpha"] for name, row in one["variants"].items() if row["alpha"] is not None}
+  curve = sorted(alphas, key=alphas.__getitem__)
+  axes.axhline(0, color=_MID, linewidth=1)
+  axes.plot(*zip(*(points[name] for name in curve)), color=_ACCENT, marker="o", label="Speech-FT")
+  for name in curve:
+    picked = alphas[name] == one["chosen_alpha"]
+    if picked:
+      axes.plot(*points[name], marker="o", markersize=13, markerfacecolor="none", color=_ACCENT)
+    text = f"{alphas[name]:g}" + (" (picked)" if picked else "")
+    axes.annotate(
+      text, points[name], xytext=(6, 6), textcoords="offset points", fontsize=9, color=_ACCENT
+    )
+  for name, marker in zip([n for n in points if n not in alphas], "sD^vPX"):
+    axes.plot(*points[name], marker=marker, markersize=8, linestyle="none", color=_INK,
+              markerfacecolor="white", label=variant_label(name, None))  # fmt: skip
+  axes.grid()
+  axes.margins(0.12)
+  axes.legend()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

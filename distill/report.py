@@ -246,6 +246,8 @@ def _set_tables(one: Mapping[str, Any], *, brief: bool = False) -> Iterator[Tabl
     yield _probe_table(one, target, rows)
   if one["probes_by_motion"] and not brief:
     yield _motion_table(one)
+  if one.get("retention"):
+    yield _retained_table(one["retention"])
 
 
 def _retrieval_table(one: Mapping[str, Any], brief: bool) -> Table:
@@ -358,6 +360,61 @@ def _motion_table(one: Mapping[str, Any]) -> Table:
     f"{level} {one['windows'][level]['n_windows']} windows" for level in one["probes_by_motion"]
   )
   return Table("MAE by motion", header, rows, f"Motion levels by SD of the acceleration: {counts}.")
+
+
+def retention_text(name: str, one: Mapping[str, Any]) -> str:
+  """The table of what fine-tuning gains and costs on one set as fixed-width text."""
+  mark = "   *** SIMULATED ***" if one["simulated"] else ""
+  return f"Set {name}{mark}\n{_fixed_width(_retained_table(one))}"
+
+
+def retention_markdown(name: str, one: Mapping[str, Any]) -> str:
+  """The same as Markdown, with its note."""
+  return f"## {plots.marked(name, one['simulated'])}\n\n{_pipes(_retained_table(one))}"
+
+
+def _retained_table(one: Mapping[str, Any]) -> Table:
+  task, variants = one["task"], one["variants"]
+  others = [m for m in next(iter(variants.values()))["measures"] if m != task]
+  layers = list(next(iter(variants.values()))["cka"])
+  header = (
+    "fine-tuning", f"{target_label(task)[0]} error", "95 %", "gain %", "of plain's %",
+    *(f"{target_label(m)[0]} error, change %" for m in others), "kept",
+    *(f"CKA {layer}" for layer in layers),
+  )  # fmt: skip
+  rows = []
+  for name, row in variants.items():
+    own = row["measures"][task]["error"]
+    measures = row["measures"]
+    chosen = " *" if row["alpha"] == one["chosen_alpha"] else ""
+    rows.append(
+      (
+        plots.variant_label(name, row["alpha"]) + chosen,
+        _number(own["value"], 2),
+        _range(own["lo"], own["hi"]),
+        _percent(row["gain"]),
+        _percent(row["gain_share"]),
+        *(_change(measures[m]["change"]) for m in others),
+        f"{sum(measures[m]['kept'] for m in others)} of {len(others)}",
+        *(_number(row["cka"][layer], 3) for layer in layers),
+      )
+    )
+  note = (
+    "* alpha picked on validation people. Errors are means over participants; a change is paired by"
+    " participant, in per cent of the start's error, with its 95 % interval; negative is better."
+    " Kept: measures whose interval excludes the loss allowed. Retrieval's error is 1 - 1/rank over"
+    " all test windows, that of classes the share of wrong windows. CKA: likeness of a layer to"
+    " that of the start."
+  )
+  title = f"Fine-tuned on {target_label(task)[0]}: task and what else is kept"
+  return Table(title, header, rows, note, brief=tuple(range(len(header))))
+
+
+def _change(row: Mapping[str, Any]) -> str:
+  if row["value"] is None:
+    return ""
+  ends = "" if row["lo"] is None else f" ({100 * row['lo']:+.1f} to {100 * row['hi']:+.1f})"
+  return f"{100 * row['value']:+.1f}{ends}"
 
 
 def _fixed_width(some: Table) -> str:

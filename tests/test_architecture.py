@@ -31,6 +31,7 @@ LAYERS = (
   ("stages",),
   ("missing",),
   ("finetune",),
+  ("retention",),
   ("cli",),
 )
 

@@ -36,6 +36,15 @@ class Encoder(nnx.Module):
     A row in which nothing was observed gives the zero vector, which no real window gives.
     """
 
+  @property
+  def layer_names(self) -> tuple[str, ...]:
+    """Names of what `by_layer` gives, from the signal upwards."""
+    return ("embedding",)
+
+  def by_layer(self, signal: jax.Array, mask: jax.Array | None = None) -> dict[str, jax.Array]:
+    """Pooled outputs by name, each [batch, width]; "embedding" is that of the encoder itself."""
+    return {"embedding": self(signal, mask)}
+
   def check(self, signal: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The mask to use; refuses shapes that are not the spec's.
 
@@ -150,3 +159,21 @@ class PatchTransformer(Encoder):
     mask = self.check(signal, mask)
     tokens, observed = self.tokens(signal, mask)
     return POOLINGS[self.pool](self.encode(tokens, observed), observed)
+
+  @property
+  def layer_names(self) -> tuple[str, ...]:
+    blocks = (f"block{i + 1}" for i in range(self.transformer.depth))
+    return ("tokens", *blocks, "embedding")
+
+  def by_layer(self, signal: jax.Array, mask: jax.Array | None = None) -> dict[str, jax.Array]:
+    found = super().by_layer(signal, mask)
+    for count, name in enumerate(self.layer_names[:-1]):
+      short = nnx.clone(self)
+      short.transformer.depth = count
+      short.transformer.norm = _same
+      found[name] = short(signal, mask)
+    return found
+
+
+def _same(tokens: jax.Array) -> jax.Array:
+  return tokens

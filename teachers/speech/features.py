@@ -140,6 +140,17 @@ class SpeechFeatures(Encoder):
     parts = [jnp.moveaxis(pooled[name], 0, 1).reshape(len(signal), -1) for name in self.layers]
     return jnp.concatenate(parts, axis=1)
 
+  @property
+  def layer_names(self) -> tuple[str, ...]:
+    return (*self.net.architecture.layer_names, "embedding")
+
+  def by_layer(self, signal: jax.Array, mask: jax.Array | None = None) -> dict[str, jax.Array]:
+    wide = nnx.clone(self)
+    wide.layers = self.net.architecture.layer_names
+    values = wide(signal, mask)
+    found = {name: values[:, place] for name, place in wide.columns.items()}
+    return found | {"embedding": jnp.concatenate([found[name] for name in self.layers], axis=1)}
+
 
 def _check_window(
   spec: SignalSpec, architecture: Architecture, names: tuple[str, ...], rate_factor: int
