@@ -110,13 +110,13 @@ def _say(text: str) -> None:
 
 def _training_verbs(verbs) -> None:
   for name, act, text in (
-    ("retention", _retention, "what fine-tuning gains and what it costs: Speech-FT and rivals"),
     ("prepare", _prepare, "recordings -> paired, labelled windows on disk"),
     ("pretrain", _pretrain, "pretrain the PPG teacher by masked autoencoding"),
     ("train", _train, "distil the accelerometer student from the frozen teacher"),
     ("run", _run, "everything, from recordings to the report"),
     ("missing", _missing, "what a student loses as less of each minute is observed"),
     ("finetune", _finetune, "fine-tune a model folder on a labelled task, front end frozen"),
+    ("retention", _retention, "what fine-tuning gains and what it costs: Speech-FT and rivals"),
   ):
     parser = _verb(verbs, name, act, text)
     _config_options(parser, workdir=name != "prepare")
@@ -181,17 +181,17 @@ def _missing(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _finetune(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import finetune
+
+  for folder in finetune.finetune(_config(options, overrides), options.workdir):
+    _say(str(folder))
+
+
 def _retention(options: argparse.Namespace, overrides: list[str]) -> None:
   from distill import retention
 
   retention.compare(_config(options, overrides), options.workdir)
   _say(retention.text(options.workdir))
-
-
-  from distill import finetune
-
-  for folder in finetune.finetune(_config(options, overrides), options.workdir):
-    _say(str(folder))
 
 
 # --- embedding and judging ------------------------------------------------------------------------
