@@ -84,6 +84,7 @@ def base() -> ConfigDict:
   config.student.build = "students.transformer:build"
   config.steps = 400
   config.batch_size = 128
+  config.pair_coverage = 0.5  # of both signals that must be observed for a pair to be trained on
   config.head = ConfigDict({"hidden": 256, "dim": 64})
   config.loss = ConfigDict()
   config.loss.contrastive = 1.0

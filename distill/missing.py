@@ -157,12 +157,12 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
 
 
 def rival(config: ConfigDict, folder: Path, k: int) -> ConfigDict:
-  """The same student and teacher, distilled on windows without any gap."""
+  """The same student and teacher, distilled on pairs without any gap."""
   other = configs.from_json(configs.to_json(config))
   with other.unlocked():
     other.name, other.folds = f"{config.name}, complete windows", (k,)
     other.loss.gaps = 0.0
-    other.data.min_coverage = 1.0
+    other.pair_coverage = 1.0
     other.teacher.load = str(folder / f"fold{k}" / "teacher")
     if config.teacher.load:
       other.teacher.load = config.teacher.load

@@ -222,7 +222,10 @@ def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
 def _train(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarray], place: Path) -> None:
   if config.pretrain.check_probe:
     _check_probe(config, fold, vectors)
-  parts = {part: _usable(fold, config, part) for part in ("train", "validation")}
+  parts = {
+    part: _observed_enough(_usable(fold, config, part), config.pair_coverage)
+    for part in ("train", "validation")
+  }
   targets = {
     part: np.concatenate([vectors[rows.prepared.name][rows.rows] for rows in parts[part]])
     for part in parts
@@ -235,6 +238,17 @@ def _train(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarray], pl
     for part in parts
   }
   _fit(config, fold, place, objective, sources, config, config.student)
+
+
+def _observed_enough(parts: list[pipeline.Rows], share: float) -> list[pipeline.Rows]:
+  """The rows of pairs that count: `share` of both sides was observed."""
+  found = []
+  for rows in parts:
+    sides = [rows.column(f"{name}_coverage") >= share for name in rows.prepared.specs]
+    found.append(rows.where(np.logical_and.reduce(sides)))
+  if not sum(map(len, found)):
+    raise DistillError(f"no pair is observed enough on both sides; lower pair_coverage={share:g}")
+  return found
 
 
 def _distillation(config: ConfigDict, mean: np.ndarray, sd: np.ndarray) -> Distillation:
