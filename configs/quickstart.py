@@ -10,9 +10,22 @@ def get_config(variant: str = "") -> ConfigDict:
   """The demo; "smoke" is the same in seconds, too small to learn anything."""
   config = base()
   config.name = "quickstart"
-  config.data.simulated.participants = 700
-  config.data.simulated.minutes = 20
+  # Many people and few minutes each: passes over the same people teach identities, not beats.
+  config.data.simulated.participants = 1400
+  config.data.simulated.minutes = 10
+  config.teacher.patch = 40
   config.teacher.pool = "mean_sd"
+  config.pretrain.steps = 900
+  config.pretrain.batch_size = 32
+  config.pretrain.objective.depth = 1
+  config.pretrain.eval_every = 150
+  config.loss.temperature = 0.1
+  config.steps = 400
+  config.supervised.steps = 300
+  for section in (config, config.supervised):
+    section.optim.learning_rate = 2e-3
+    section.optim.weight_decay = 0.05
+    section.eval_every = 60
   if variant == "smoke":
     return _smoke(config)
   if variant:

@@ -17,7 +17,19 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.sets = ("bami", "wesad", "stress_predict")
   config.data.splits = str(pathlib.Path(__file__).parent / "splits")
   config.data.hop_s = 20.0  # real minutes are few: training cuts them at three offsets
+  config.teacher.patch = 40
   config.teacher.pool = "mean_sd"
+  config.pretrain.steps = 600
+  config.pretrain.batch_size = 32
+  config.pretrain.objective.depth = 1
+  config.pretrain.eval_every = 150
+  config.loss.temperature = 0.1
+  for section in (config, config.supervised):
+    section.steps = 200
+    section.optim.learning_rate = 2e-3
+    section.optim.weight_decay = 0.05
+    section.eval_every = 40
+  config.evaluate.galleries = (30, 100)
   if variant == "smoke":
     config.data.hop_s = 60.0
     for section in (config.pretrain, config, config.supervised):
