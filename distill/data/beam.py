@@ -1,12 +1,14 @@
 """Preparing on Apache Beam: the same cutting, spread over the workers of a runner.
 
-Apache Beam is an optional package. `data.runner` names the runner ("DirectRunner" runs on this
-machine); on a cluster the prepared folder must lie where all workers can write.
+Apache Beam is an optional package. `data.runner` names the runner and its options: "DirectRunner"
+runs in this process, "DirectRunner --direct_num_workers=8 --direct_running_mode=multi_processing"
+on a machine of 8 cores. On a cluster the prepared folder must lie where all workers can write.
 """
 
 import functools
 import json
 import pathlib
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,11 +55,12 @@ def windows(
 
 
 def download_config(runner: str) -> Any:
-  """What TFDS needs to run its pipeline on a runner."""
+  """What TFDS needs to run its pipeline: name of a runner, then its options, as words."""
   import tensorflow_datasets as tfds
   from apache_beam.options.pipeline_options import PipelineOptions
 
-  return tfds.download.DownloadConfig(beam_options=PipelineOptions(runner=runner))
+  name, *options = shlex.split(runner)
+  return tfds.download.DownloadConfig(beam_options=PipelineOptions([f"--runner={name}", *options]))
 
 
 def _cut(

@@ -155,7 +155,9 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     sources = self.sources()
     parts = pathlib.Path(self.data_dir).parent / "parts"
     self._pipeline = beam.windows(sources, self.settings, self.SIGNALS, parts)
-    self.download_and_prepare(download_config=beam.download_config(runner))
+    self.download_and_prepare(
+      download_dir=parts / "downloads", download_config=beam.download_config(runner)
+    )
     for number, source in enumerate(sources):
       result = beam.read_part(parts, number)
       if self._accepted(source.name, result) or isinstance(result, DistillError):

@@ -179,25 +179,49 @@ def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:
 
 
 def training_batches(
-  source: Source, *, seed: int, batch_size: int, start: int
+  source: Source,
+  *,
+  seed: int,
+  batch_size: int,
+  start: int,
+  shard: int = 0,
+  shards: int = 1,
+  workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Endless shuffled batches `start`, `start + 1`, ...; reshuffled each pass.
 
   The position in the data is the batch index: slicing before the iterator is made gives the same
-  batches for any number of threads, and on resume.
+  batches for any number of threads and workers, and on resume. The order is one for all shards:
+  batch k of all of them together holds the examples of batch k of a single one.
+
+  Args:
+    source: of examples.
+    seed: of the order.
+    batch_size: of all shards together.
+    start: index of the first batch.
+    shard: which of `shards` this process reads, as `jax.process_index()`.
+    shards: number of reading processes, as `jax.process_count()`.
+    workers: processes that read ahead; 0 reads in threads of this one.
 
   Raises:
-    DistillError: fewer rows than one batch.
+    DistillError: fewer rows than one batch, or a batch that the shards cannot share evenly.
   """
   if len(source) < batch_size:
     raise DistillError(
       f"{len(source)} training windows are fewer than one batch of {batch_size}; lower batch_size"
       " or prepare more windows (a smaller data.hop_s overlaps them)"
     )
-  batches = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
-  batches = batches.batch(batch_size, drop_remainder=True)[start:]
-  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-  return iter(batches.to_iter_dataset(options))
+  if batch_size % shards:
+    raise DistillError(
+      f"a batch of {batch_size} cannot be shared evenly by {shards} processes; choose a multiple"
+    )
+  order = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+  # After the endless repetition, so that shards stay in step where a pass ends within a batch.
+  batches = order[shard::shards].batch(batch_size // shards, drop_remainder=True)[start:]
+  ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+  if workers:
+    ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+  return iter(ahead)
 
 
 def prepare_windows(raw: np.ndarray, spec: SignalSpec) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,91 @@
+"""distill.data.pipeline at scale: shards of one order, workers, memory that stays flat."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from distill.data import pipeline
+from distill.errors import DistillError
+from tests.conftest import ROOT
+
+
+class _Numbers:
+  """Stands for a TrainingSource: example i is the number i."""
+
+  def __init__(self, n):
+    self.n = n
+
+  def __len__(self):
+    return self.n
+
+  def __getitem__(self, i):
+    return {"i": np.int64(i)}
+
+
+def _take(n_batches, n=103, **fields):
+  settings = {"seed": 3, "batch_size": 12, "start": 0} | fields
+  batches = pipeline.training_batches(_Numbers(n), **settings)
+  return [next(batches)["i"] for _ in range(n_batches)]
+
+
+def test_shards_share_every_batch_of_the_one_order():
+  whole = _take(40)
+  for shards in (2, 3, 4):
+    parts = [_take(40, shard=k, shards=shards) for k in range(shards)]
+    for together, batch in zip(zip(*parts), whole):
+      assert {len(part) for part in together} == {12 // shards}
+      assert sorted(np.concatenate(together)) == sorted(batch)
+
+
+def test_every_pass_holds_every_example_once_in_a_new_order():
+  drawn = np.concatenate(_take(3 * 103, batch_size=1))
+  passes = drawn.reshape(3, 103)
+  assert all(sorted(one) == list(range(103)) for one in passes)
+  assert not np.array_equal(passes[0], passes[1])
+
+
+def test_a_shard_resumes_at_any_batch():
+  whole = _take(20, shard=1, shards=2)
+  np.testing.assert_array_equal(_take(8, shard=1, shards=2, start=12), whole[12:])
+
+
+def test_workers_change_nothing():
+  np.testing.assert_array_equal(_take(6, workers=1, start=2), _take(8)[2:])
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"shards": 5}, "a batch of 12 cannot be shared evenly by 5 processes"),
+    ({"n": 11}, "11 training windows are fewer than one batch of 12"),
+  ],
+)
+def test_batches_that_cannot_be_made(fields, message):
+  with pytest.raises(DistillError, match=message):
+    _take(1, **fields)
+
+
+PEAK = """
+import pathlib, resource, tempfile
+import ml_collections
+from distill.data.prepare import prepare
+from tests import toy_set
+for people in (2, 6):
+  with tempfile.TemporaryDirectory() as folder:
+    config = toy_set.config(pathlib.Path(folder), sets=("simulated",), hop_s=2.0)
+    cohort = {"participants": people, "minutes": 8.0}
+    cohort |= {"device": "fine", "amplitude": 1.0, "gaps": True, "seed": 0}
+    config.simulated = ml_collections.ConfigDict(cohort)
+    prepare(config, progress=False)
+  print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_preparing_takes_no_more_memory_for_more_people():
+  """Three times the windows, some 45 MB more of them, in the same memory."""
+  command = [sys.executable, "-c", PEAK]
+  run = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+  few, many = (int(line) for line in run.stdout.split())
+  assert many - few < 25_000  # kB
