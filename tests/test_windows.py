@@ -61,6 +61,42 @@ def test_pairs_are_aligned_by_time(seconds, ppg_start_s, acc_start_s, window_s):
       assert np.abs(values - expected).max() <= 0.5 / rate_hz + 1e-4
 
 
+@hypothesis.given(
+  rates_hz=st.tuples(st.sampled_from([25.0, 64.0, 100.0]), st.sampled_from([31.7, 32.0, 50.0])),
+  starts_s=st.tuples(st.floats(-5, 5), st.floats(-5, 5)),
+  seconds=st.integers(70, 100),
+  gap=st.tuples(st.floats(5, 40), st.floats(0, 30)),
+  window_s=st.sampled_from([5.0, 10.0]),
+)
+@hypothesis.settings(deadline=None, derandomize=True, max_examples=25)
+def test_every_complete_window_is_found_once(rates_hz, starts_s, seconds, gap, window_s):
+  """Any rates, starts and gap: alignment within half a sample of the slower clock, none twice."""
+  found = {}
+  for name, rate_hz, start_s in zip(("ppg", "acc"), rates_hz, starts_s):
+    times_s = start_s + np.arange(round(seconds * rate_hz)) / rate_hz
+    samples = np.repeat(times_s[:, None], 1 if name == "ppg" else 3, 1).astype(np.float32)
+    if name == "acc":
+      samples[(times_s >= gap[0]) & (times_s < gap[0] + gap[1])] = np.nan
+    found[name] = Signal(samples, rate_hz, start_s, "au" if name == "ppg" else "g")
+  recording = Recording("p", "r", found)
+  settings = WindowSettings(window_s=window_s, hop_s=window_s, min_coverage=1.0)
+  cuts = list(cut_recording(recording, settings))
+  start_s = max(starts_s)
+  stop_s = min(signal.stop_s for signal in found.values())
+  t0s = start_s + window_s * np.arange(int((stop_s - start_s) / window_s + 1e-6))
+  half_s = 0.5 / min(*rates_hz, 50.0)
+  touched = (t0s < gap[0] + gap[1] + 2 * half_s) & (t0s + window_s > gap[0] - 2 * half_s)
+  clear = set(np.round(t0s[~touched], 6)) if gap[1] > 0 else set(np.round(t0s, 6))
+  got = [round(one.columns["t0_s"], 6) for one in cuts]
+  assert len(set(got)) == len(got)
+  assert clear <= set(got) <= set(np.round(t0s, 6))
+  for name, working_hz in (("ppg", 64.0), ("acc", 50.0)):
+    values = np.concatenate([one.signals[name][:, 0] for one in cuts] or [np.zeros(0)])
+    at = np.concatenate([t0 + np.arange(window_s * working_hz) / working_hz for t0 in got] or [[]])
+    assert np.all(np.abs(values - at) <= half_s + 1e-4)
+    assert np.all(np.diff(values) > 0)  # time only moves on, so no sample is used twice
+
+
 def test_overlapping_windows_start_every_hop():
   cuts = list(cut_recording(pulses.recording(), WindowSettings(hop_s=7.0)))
   assert np.diff([one.columns["t0_s"] for one in cuts]) == pytest.approx(7.0)
