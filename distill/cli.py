@@ -205,6 +205,9 @@ def _judging_verbs(verbs) -> None:
   parser.add_argument("--workdir", metavar="DIR", help="work folder: embed its windows, all models")
   parser.add_argument("--model", metavar="DIR", help="model folder (with --set and --out)")
   parser.add_argument("--set", metavar="DIR", help="prepared set, as `distill prepare` names it")
+  parser.add_argument("--recording", metavar="FILE", help="embed this raw recording instead")
+  parser.add_argument("--rate-hz", type=float, help="of the recording, samples per second")
+  parser.add_argument("--columns", metavar="NAMES", help="of the recording: x,y,z in g, or ppg")
   parser.add_argument("--out", metavar="FILE", help=".parquet or .npz to write")
   parser.add_argument(
     "--space",
@@ -248,13 +251,34 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
     for folder in stages.embed(_config(options, overrides), options.workdir):
       _say(str(folder))
     return
-  if not (options.model and options.set and options.out):
-    raise DistillError("embed needs --workdir, or --model, --set and --out")
+  if not (options.model and options.out and (options.set or options.recording)):
+    raise DistillError("embed needs --workdir, or --model, --set (or --recording) and --out")
   from distill import embeddings, tables
 
-  table = tables.embed_set(options.model, options.set, space=options.space, teacher=options.teacher)
+  if options.recording:
+    table = _embed_recording(options)
+  else:
+    table = tables.embed_set(
+      options.model, options.set, space=options.space, teacher=options.teacher
+    )
   embeddings.save(table, options.out)
-  _say(f"{options.out}: {len(table)} {table.space}s of {table.embedding.shape[1]} dimensions")
+  refused = len(table) - int(table.valid.sum())
+  _say(
+    f"{options.out}: {len(table)} {table.space}s of {table.embedding.shape[1]} dimensions"
+    + (f"; {refused} windows were observed too little and are not valid" if refused else "")
+  )
+
+
+def _embed_recording(options: argparse.Namespace) -> Any:
+  from distill import tables
+  from distill.data import tables as files
+
+  if not (options.rate_hz and options.columns):
+    raise DistillError("embed --recording needs --rate-hz and --columns, such as --columns=x,y,z")
+  if options.space != "embedding" or options.teacher:
+    raise DistillError("embed --recording writes embeddings of --model alone")
+  read = files.read(pathlib.Path(options.recording), options.columns.split(","))
+  return tables.embed_recording(options.model, read.values, rate_hz=options.rate_hz)
 
 
 def _retrieve(options: argparse.Namespace, _: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Embedding files: vectors with who, which recording and when beside them (NPZ or Parquet).
 
 The contract that `distill embed` writes and that `retrieve` and `probe` read, whoever wrote it:
-`embedding` [n, dim] and, as far as known, `participant`, `recording`, `t0_s`, `coverage` and label
-columns, all of length n. `space` and `pair` say what the vectors are: retrieval compares
+`embedding` [n, dim] and, as far as known, `participant`, `recording`, `t0_s`, `coverage`, `valid`
+and label columns, all of length n. `space` and `pair` say what the vectors are: retrieval compares
 projections of one aligned pair of heads, probes read embeddings.
 """
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from distill.errors import DistillError
 
 SPACES = ("embedding", "projection", "")
+VALID = "valid"  # column: False where too little was observed to embed the window
 _META = b"ppg2accel"
 
 
@@ -60,10 +61,21 @@ class EmbeddingTable:
       )
     return self.columns[name]
 
+  @property
+  def valid(self) -> np.ndarray:
+    """[n] bool: the rows that hold an embedding, that is those not refused for want of data."""
+    finite = np.isfinite(self.embedding).all(axis=1)
+    return finite & np.asarray(self.columns.get(VALID, True), bool)
+
   def where(self, rows: np.ndarray) -> "EmbeddingTable":
     """The rows picked by a boolean mask or by indices, in that order."""
     columns = {name: column[rows] for name, column in self.columns.items()}
     return dataclasses.replace(self, embedding=self.embedding[rows], columns=columns)
+
+
+def embedded(vectors: np.ndarray) -> np.ndarray:
+  """[n] bool of encoder outputs [n, dim]: False for the zero vector of an unobserved window."""
+  return np.any(vectors != 0, axis=1)
 
 
 def save(table: EmbeddingTable, path: str | pathlib.Path) -> None:

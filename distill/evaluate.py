@@ -251,11 +251,10 @@ def _check_held_out_once(name: str, folds: Sequence[FoldTables]) -> None:
 
 def _embedded(name: str, fold: FoldTables) -> FoldTables:
   """The fold without the rows that one of its models could not embed."""
-  finite = [np.isfinite(table.embedding).all(axis=1) for table in fold.embeddings.values()]
-  rows = np.logical_and.reduce(finite)
+  rows = np.logical_and.reduce([table.valid for table in fold.embeddings.values()])
   test = fold.columns["split"] == "test"
   for projection in fold.projections.values():
-    rows[test] &= np.isfinite(projection.embedding).all(axis=1)
+    rows[test] &= projection.valid
   if not np.any(rows & test):
     raise DistillError(f"set {name}: no test window could be embedded by every model")
   return dataclasses.replace(

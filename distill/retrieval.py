@@ -143,6 +143,18 @@ def paired(acc: EmbeddingTable, ppg: EmbeddingTable, *, force: bool = False) -> 
     )
 
 
+def _both_valid(acc: EmbeddingTable, ppg: EmbeddingTable) -> tuple[EmbeddingTable, EmbeddingTable]:
+  """Without the windows of which too little was observed on either side.
+
+  Raises:
+    DistillError: none is left.
+  """
+  rows = acc.valid & ppg.valid
+  if not rows.any():
+    raise DistillError("no window was observed enough on both sides to be embedded")
+  return (acc, ppg) if rows.all() else (acc.where(rows), ppg.where(rows))
+
+
 def scored_rows(table: EmbeddingTable, window_s: float, settings: Settings) -> np.ndarray:
   """Rows that retrieval scores: non-overlapping, equally many of every participant."""
   rows = np.arange(len(table))
@@ -356,9 +368,11 @@ def retrieve(
   settings = settings or Settings()
   if not folds:
     raise DistillError("retrieval was given no fold; pass at least one pair of tables")
-  tables = []
+  tables, kept = [], []
   for acc, ppg in folds:
     paired(acc, ppg, force=force)
+    kept.append(_both_valid(acc, ppg))
+    acc, ppg = kept[-1]
     rows = scored_rows(acc, window_s, settings)
     tables.append((acc.where(rows), ppg.where(rows)))
   if min(len(acc) for acc, _ in tables) < 2:
@@ -369,7 +383,7 @@ def retrieve(
     "controls": _nested(CONTROLS, ways, settings),
     "by_motion": _nested({level: _at_level(level) for level in MOTION_LEVELS}, ways, settings),
     "oracles": _oracles([acc for acc, _ in tables], settings),
-    "shift_curve": _curves(folds, window_s, settings),
+    "shift_curve": _curves(kept, window_s, settings),
   }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from distill import baselines, embeddings, models, objectives
+from distill import baselines, embeddings, models, objectives, signals
 from distill.data import pipeline
 from distill.data.store import PreparedSet, open_set
 from distill.embeddings import EmbeddingTable
@@ -177,7 +177,7 @@ def embed_set(
       `model`.
 
   Returns:
-    The table, with the set's columns and `coverage`.
+    The table, with the set's columns, `coverage`, and `valid`: False where too little was observed.
 
   Raises:
     DistillError: a folder that cannot be read, a set of another rate or window, or heads that are
@@ -196,10 +196,37 @@ def embed_set(
   ]
   columns = {column: opened.index[column] for column in COLUMNS}
   columns["coverage"] = opened.index[f"{modality}_coverage"]
+  columns[embeddings.VALID] = embeddings.embedded(vectors)
   if space == "embedding":
     return EmbeddingTable(vectors, columns, space)
   head = objectives.load_head(stored, "teacher_head" if modality == PPG else "student_head")
   return EmbeddingTable(np.asarray(head(vectors)), columns, space, pair=stored.fields["pair"])
+
+
+def embed_recording(
+  model: str | pathlib.Path, samples: np.ndarray, *, rate_hz: float, hop_s: float | None = None
+) -> EmbeddingTable:
+  """Embeds one raw recording, gaps and all, with one model folder.
+
+  Args:
+    model: model folder of a student or a teacher.
+    samples: [time, channels] in the spec's unit, NaN where missing.
+    rate_hz: samples per second.
+    hop_s: seconds between window starts; the window's own length if None.
+
+  Returns:
+    Embeddings with `t0_s` after the first sample, `coverage` (share of the window's samples that
+    were observed, all channels together) and `valid`.
+
+  Raises:
+    DistillError: a folder that cannot be read, wrong channels, or less than one window.
+  """
+  encoder = models.load_encoder(model)
+  windows, mask, t0_s = signals.to_windows(samples, rate_hz, encoder.spec, hop_s)
+  vectors = Forward(encoder, batch_size=min(BATCH, len(windows)))(windows, mask)
+  columns = {"t0_s": t0_s, "coverage": mask.mean(axis=(1, 2))}
+  columns[embeddings.VALID] = embeddings.embedded(vectors)
+  return EmbeddingTable(vectors, columns, space="embedding")
 
 
 def _embed_acc(
@@ -260,12 +287,14 @@ def _write(folder, found, projections, predictions, columns, pair: str) -> None:
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir(parents=True)
   for name, vectors in found.items():
-    table = EmbeddingTable(vectors, columns, space="embedding")
+    valid = {embeddings.VALID: embeddings.embedded(vectors)}
+    table = EmbeddingTable(vectors, columns | valid, space="embedding")
     embeddings.save(table, folder / f"{name}.parquet")
   test = columns["split"] == "test"
   held = {name: column[test] for name, column in columns.items()}
   for name, vectors in projections.items():
-    table = EmbeddingTable(vectors, held, space="projection", pair=pair)
+    valid = {embeddings.VALID: embeddings.embedded(found[name][test])}
+    table = EmbeddingTable(vectors, held | valid, space="projection", pair=pair)
     embeddings.save(table, folder / f"{name}_projection.parquet")
   direct = {f"{model}/{target}": values for (model, target), values in predictions.items()}
   np.savez(folder / "predictions.npz", **direct)
