@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 
 from distill import beats, signals
-from distill.data import datasets
+from distill.data import datasets, pipeline, splits
 from distill.data.datasets import (
   bami,
   empatica,
@@ -127,6 +127,7 @@ def test_ppg_dalia_pickle(tmp_path, rpeaks):
   assert prepared.index["hr_bpm"] == pytest.approx(HR_BPM, abs=0.01)
   assert set(prepared.index["hrv_origin"]) == {"ecg"}
   assert prepared.index["activity"].tolist() == ["sitting", "walking"]
+  pipeline.check_pairs(prepared)
   assert prepared.index["bmi"][0] == pytest.approx(23.5, abs=0.1)
 
 
@@ -370,6 +371,8 @@ def test_galaxyppg(tmp_path):
   assert (recording.age, recording.sex) == (25.0, "male")
   prepared = _prepared("galaxyppg", tmp_path)
   assert not prepared.same_device
+  with pytest.raises(DistillError, match="of set galaxyppg come from different devices and clocks"):
+    pipeline.check_pairs(prepared)
   assert prepared.index["hr_bpm"] == pytest.approx(HR_BPM, abs=1.5)
   (folder / "GalaxyWatch" / "PPG.csv").unlink()
   with pytest.raises(DistillError, match=r"no file .*GalaxyWatch/PPG\.csv"):
@@ -504,8 +507,8 @@ def test_a_set_without_ppg_serves_probes(tmp_path):
   assert prepared.index["hr_bpm"][[0, 5]].tolist() == [60.0, 70.0]
   assert set(prepared.index["hr_origin"]) == {"ppg"}
   assert np.isnan(prepared.index["sdnn_ms"]).all()
-  from distill.data import pipeline, splits
-
+  with pytest.raises(DistillError, match="set sleep_accel has acceleration but no PPG: it serves"):
+    pipeline.check_pairs(prepared)
   folds = splits.Split((), (), ("46343",))
   rows = pipeline.select(prepared, folds, "test", overlapping=False, min_coverage=0.5)
   assert len(rows) == len(prepared) == 6

@@ -26,6 +26,7 @@ from distill.data.windows import WindowSettings
 from distill.errors import DistillError
 from distill.spec import MODALITIES, SignalSpec
 
+WAITING_WINDOWS = 256  # written at once
 SHARD_WINDOWS = 4096  # of a file; 200 MB of minutes at 64 and 50 Hz
 
 
@@ -141,13 +142,18 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     writer = tfds.core.SequentialWriter(self.info, SHARD_WINDOWS, file_format="array_record")
     writer.initialize_splits([store.SPLIT])
     sources = self.sources()
+    waiting: list[dict[str, Any]] = []  # TFDS writes its notes anew with every addition
     with tqdm.tqdm(
       total=len(sources), desc=f"prepare {self.name}", unit="recording", disable=not self.progress
     ) as bar:
       for source, result in cut_all(sources, self.settings, self.data_config.workers, self.SIGNALS):
         bar.update()
         if self._accepted(source.name, result) and isinstance(result, Cut):
-          writer.add_examples({store.SPLIT: examples(result.windows)})
+          waiting += examples(result.windows)
+        if len(waiting) >= WAITING_WINDOWS:
+          writer.add_examples({store.SPLIT: waiting})
+          waiting = []
+    writer.add_examples({store.SPLIT: waiting})
     writer.close_all()
 
   def _build_on_beam(self, runner: str) -> None:

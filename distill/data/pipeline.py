@@ -15,7 +15,7 @@ from distill import signals
 from distill.data.splits import Split
 from distill.data.store import PreparedSet
 from distill.errors import DistillError
-from distill.spec import SignalSpec
+from distill.spec import PPG, SignalSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,24 @@ def _apart(index: Mapping[str, np.ndarray], rows: np.ndarray, window_s: float) -
       keep[i] = True
       ends[where] = t0_s + window_s
   return keep
+
+
+def check_pairs(prepared: PreparedSet) -> None:
+  """Refuses a set that holds no pairs of one wrist and clock, for distillation and retrieval.
+
+  Raises:
+    DistillError: the set has no PPG, or its two signals come from different devices.
+  """
+  if PPG not in prepared.specs:
+    raise DistillError(
+      f"set {prepared.name} has acceleration but no PPG: it serves probes, not distillation or"
+      " retrieval; take it out of data.sets"
+    )
+  if not prepared.same_device:
+    raise DistillError(
+      f"PPG and acceleration of set {prepared.name} come from different devices and clocks: it"
+      " serves probes, not distillation or retrieval; take it out of data.sets"
+    )
 
 
 def check_spec(prepared: PreparedSet, spec: SignalSpec, *, who: str) -> None:
