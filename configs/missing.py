@@ -16,10 +16,19 @@ def get_config(variant: str = "") -> ConfigDict:
   config = base()
   config.name = f"missing:{variant}" if variant else "missing"
   config.data.simulated.participants = 500
+  config.teacher.patch = 40
   config.teacher.pool = "mean_sd"
+  config.pretrain.steps = 300
+  config.pretrain.batch_size = 32
+  config.pretrain.objective.depth = 1
+  config.pretrain.eval_every = 100
   config.student = ConfigDict({"build": "students.axes:build"})
   config.loss.gaps = 0.75
-  config.steps = 300
+  config.loss.temperature = 0.1
+  config.steps = 250
+  config.eval_every = 50
+  config.optim.learning_rate = 2e-3
+  config.optim.weight_decay = 0.05
   if variant == "smoke":
     _shrink(config)
   elif variant:

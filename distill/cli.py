@@ -115,6 +115,7 @@ def _training_verbs(verbs) -> None:
     ("train", _train, "distil the accelerometer student from the frozen teacher"),
     ("run", _run, "everything, from recordings to the report"),
     ("missing", _missing, "what a student loses as less of each minute is observed"),
+    ("day", _day, "whole days with gaps: AIM against the same encoder without it"),
     ("finetune", _finetune, "fine-tune a model folder on a labelled task, front end frozen"),
     ("retention", _retention, "what fine-tuning gains and what it costs: Speech-FT and rivals"),
   ):
@@ -178,6 +179,12 @@ def _missing(options: argparse.Namespace, overrides: list[str]) -> None:
   from distill import missing
 
   _say(missing.table(missing.run(_config(options, overrides), options.workdir)))
+
+
+def _day(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import day
+
+  _say(day.table(day.run(_config(options, overrides), options.workdir)))
 
 
 def _finetune(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -118,6 +118,8 @@ def base() -> ConfigDict:
   config.finetune.log_every = 20
   config.finetune.eval_every = 50
 
+  config.day = ConfigDict({"participants": 4000, "seed": 0})  # of the cohort of `distill day`
+
   config.evaluate = ConfigDict()
   config.evaluate.galleries = (
     100,

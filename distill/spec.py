@@ -12,7 +12,8 @@ from distill.errors import DistillError
 # Keys of one window and of a batch of windows. A mask is True where a sample was observed.
 PPG, PPG_MASK = "ppg", "ppg_mask"
 ACC, ACC_MASK = "acc", "acc_mask"
-MODALITIES = (PPG, ACC)
+MODALITIES = (PPG, ACC)  # of windows of seconds, which prepared sets hold
+DAY = "day"  # a day of summaries, one a minute and channel
 
 # Continuous targets of the probes. NaN where a window has no valid label.
 TARGETS = ("hr_bpm", "sdnn_ms", "rmssd_ms")
@@ -26,11 +27,11 @@ class SignalSpec:
   """One signal as an encoder expects it, or as a prepared set stores it.
 
   Attributes:
-    modality: "ppg" or "acc".
+    modality: "ppg", "acc" or "day".
     rate_hz: samples per second.
     window_s: length of a window in seconds.
     channels: channel names, such as ("x", "y", "z").
-    unit: "g" for acceleration, "au" (arbitrary units) for PPG.
+    unit: "g" for acceleration, "au" (arbitrary units) for PPG, "standardised" for days.
     band_hz: (low, high) of the zero-phase band-pass, or None for no filter.
     band_filter: which filter makes the band: a Butterworth of order 2 or 3, or "pyppg", the
       Chebyshev filter and 50 ms average of the pyPPG toolbox (`distill.signals.band_pass`).
@@ -50,8 +51,9 @@ class SignalSpec:
   band_filter: str = "butterworth2"
 
   def __post_init__(self):
-    if self.modality not in MODALITIES:
-      raise DistillError(f"SignalSpec.modality is {self.modality!r}; expected one of {MODALITIES}")
+    known = (*MODALITIES, DAY)
+    if self.modality not in known:
+      raise DistillError(f"SignalSpec.modality is {self.modality!r}; expected one of {known}")
     if self.normalisation not in NORMALISATIONS:
       raise DistillError(
         f"SignalSpec.normalisation is {self.normalisation!r}; expected one of {NORMALISATIONS}"
@@ -94,3 +96,22 @@ class SignalSpec:
     if fields.get("band_hz") is not None:
       fields["band_hz"] = tuple(fields["band_hz"])
     return cls(**fields)
+
+
+# Summaries of five sensors, each standardised over people.
+DAY_CHANNELS = {
+  "ppg": ("heart_rate", "heart_rate_low", "heart_rate_sd", "rmssd", "sdnn", "breaths")
+  + ("pulse_height", "oxygen"),
+  "acc": ("steps", "cadence", "motion_log", "jerk", "still_share")
+  + ("posture_x", "posture_y", "posture_z", "posture_changes"),
+  "skin": ("skin_conductance", "conductance_slope", "conductance_peaks", "lead_contact"),
+  "temperature": ("skin_temperature", "temperature_slope", "ambient"),
+  "altitude": ("climb", "floors"),
+}
+DAY_SPEC = SignalSpec(
+  DAY,
+  1 / 60,
+  86400.0,
+  tuple(name for some in DAY_CHANNELS.values() for name in some),
+  "standardised",
+)

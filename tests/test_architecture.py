@@ -29,7 +29,7 @@ LAYERS = (
   ("workdir",),
   ("tables",),
   ("stages",),
-  ("missing",),
+  ("missing", "day"),
   ("finetune",),
   ("retention",),
   ("cli",),
