@@ -118,6 +118,7 @@ def _training_verbs(verbs) -> None:
     ("day", _day, "whole days with gaps: AIM against the same encoder without it"),
     ("finetune", _finetune, "fine-tune a model folder on a labelled task, front end frozen"),
     ("retention", _retention, "what fine-tuning gains and what it costs: Speech-FT and rivals"),
+    ("layers", _layers, "probe every layer of frozen encoders for classes, people held out"),
   ):
     parser = _verb(verbs, name, act, text)
     _config_options(parser, workdir=name != "prepare")
@@ -199,6 +200,13 @@ def _retention(options: argparse.Namespace, overrides: list[str]) -> None:
 
   retention.compare(_config(options, overrides), options.workdir)
   _say(retention.text(options.workdir))
+
+
+def _layers(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import layer_probe
+
+  layer_probe.run(_config(options, overrides), options.workdir)
+  _say(layer_probe.text(options.workdir))
 
 
 # --- embedding and judging ------------------------------------------------------------------------
@@ -370,6 +378,9 @@ def _model_verbs(verbs) -> None:
   parser.add_argument("start", help="model folder that the others grew out of")
   parser.add_argument("finetuned", nargs="+", help="one or more fine-tuned model folders")
   parser.add_argument("--alpha", type=float, default=0.25, help="0 is START, 1 the fine-tuned mean")
+  parser.add_argument(
+    "--set", metavar="DIR", help="prepared set: recompute batch-norm statistics, if there are any"
+  )
   parser.add_argument("--out", metavar="DIR", required=True, help="model folder to write")
 
 
@@ -426,6 +437,11 @@ def _merge(options: argparse.Namespace, _: list[str]) -> None:
 
   merge.merge(options.start, options.finetuned, options.out, alpha=options.alpha)
   _say(f"{options.out}: {options.start} moved by {options.alpha:g}")
+  if options.set:
+    from distill import finetune
+
+    count = finetune.renormalise(options.out, options.set)
+    _say(f"statistics of {count} batch norms recomputed")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ BUILT = {
   "teacher": ("seed",),
   "student": ("seed",),
   "pretrain.objective": ("encoder", "rngs"),
+  "layers.random": ("seed", "modality", "window_s"),
 }
 
 
@@ -119,6 +120,12 @@ def base() -> ConfigDict:
   config.finetune.eval_every = 50
 
   config.day = ConfigDict({"participants": 4000, "seed": 0})  # of the cohort of `distill day`
+
+  config.layers = ConfigDict()
+  config.layers.tasks = ("simulated/activity", "simulated/arrhythmia")  # SET/COLUMN
+  config.layers.encoders = ()  # NAME=MODEL_FOLDER, none of which has seen held-out people
+  config.layers.random = ConfigDict({"build": "teachers.speech:small"})
+  config.layers.shares = (0.1,)  # of the training people, beside all of them
 
   config.evaluate = ConfigDict()
   config.evaluate.galleries = (

@@ -24,6 +24,7 @@ from distill import config as configs
 from distill import losses, merge, models, stages, workdir
 from distill.config import ConfigDict
 from distill.data import pipeline
+from distill.data.store import open_set
 from distill.errors import DistillError
 from distill.nn.encoder import Encoder, Forward
 from distill.nn.layers import Constant
@@ -419,3 +420,47 @@ def _save(
     ),
   )
   partial.rename(place / "model")
+
+
+# --- after a merge --------------------------------------------------------------------------------
+
+
+def renormalise(folder: str | Path, prepared: str | Path) -> int:
+  """Recomputes the batch-norm statistics of a model folder on windows of people it has seen.
+
+  Args:
+    folder: model folder, as `distill.merge.merge` writes it; rewritten if it has batch norms.
+    prepared: folder of a prepared set.
+
+  Returns:
+    How many batch norms it has; with 0 nothing was read or written.
+
+  Raises:
+    DistillError: windows that the encoder was not made for, or no window of people it has seen.
+  """
+  stored, encoder = models.read(folder), models.load_encoder(folder)
+  count = len(merge.batch_norms(encoder))
+  if not count:
+    return 0
+  found, modality = open_set(prepared), encoder.spec.modality
+  pipeline.check_spec(found, encoder.spec, who="model")
+  seen = set(stored.fields.get("people_seen", []))
+  people = [w for w in np.unique(found.index["participant"]) if _seen(found.name, w) in seen]
+  rows = np.flatnonzero(np.isin(found.index["participant"], people))
+  if not len(rows):
+    raise DistillError(
+      f"{prepared} holds nobody whom {folder} was trained on; statistics of held-out people would"
+      " leak into it"
+    )
+  rows = rows[np.unique(np.linspace(0, len(rows) - 1, stages.VALIDATION_WINDOWS).astype(int))]
+  raw = np.stack([found[int(row)][modality] for row in rows])
+  merge.renormalise(encoder, *pipeline.prepare_windows(raw, encoder.spec))
+  tensors = {f"encoder.{name}": array for name, array in models.parameters(encoder).items()}
+  card = (Path(folder) / models.CARD).read_text()
+  fields = {n: value for n, value in stored.fields.items() if n not in ("sha256", "pair")}
+  models.write(Path(folder), {**stored.tensors, **tensors}, fields, card)
+  return count
+
+
+def _seen(name: str, participant: str) -> str:
+  return stages.person_hash(f"{name}/{participant}")

@@ -6,7 +6,7 @@ Fine-tuning that keeps what was learnt before: the paper finds alpha = 0.25 to k
 task's gain and the rest of the features (arXiv 2502.12672, section on weight interpolation; several
 fine-tuned models are averaged as task vectors first). Only checkpoints that grew out of the same
 weights lie in one valley, so others are refused. Statistics of batch norms are interpolated like
-everything else; where an encoder has some, recompute them on data afterwards.
+everything else and then belong to neither model: `renormalise` recomputes them from windows.
 """
 
 import functools
@@ -14,10 +14,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from flax import nnx
 
 from distill import models
 from distill.errors import DistillError
 from distill.models import ModelFolder
+from distill.nn.encoder import Encoder
+from distill.nn.torch_layout import BatchNorm
 
 ALPHA = 0.25  # of the paper
 LINEAGE = (
@@ -141,6 +144,30 @@ def merge(
   }
   tensors = {**first.tensors, **{f"encoder.{name}": array for name, array in mixed.items()}}
   models.write(pathlib.Path(folder), tensors, fields, _card(first, others, alpha))
+
+
+def batch_norms(encoder: Encoder) -> list[BatchNorm]:
+  """Every batch norm of an encoder."""
+  return [module for _, module in nnx.iter_modules(encoder) if isinstance(module, BatchNorm)]
+
+
+def renormalise(encoder: Encoder, signal: np.ndarray, mask: np.ndarray) -> None:
+  """Recomputes the statistics of every batch norm, from the signal upwards, in one pass.
+
+  Averaged weights meet inputs of other means and spreads than either model did (Izmailov et al.
+  2018, arXiv 1803.05407, section 3.2).
+
+  Args:
+    encoder: whose statistics are replaced in place.
+    signal: [n, time, channels] prepared windows, a few hundred.
+    mask: [n, time, channels] bool.
+  """
+  norms = batch_norms(encoder)
+  for norm in norms:
+    norm.learns = True
+  nnx.jit(lambda one, x, m: one(x, m))(encoder, signal, mask)
+  for norm in norms:
+    norm.learns = False
 
 
 def _check_related(first: ModelFolder, other: ModelFolder) -> None:

@@ -417,6 +417,49 @@ def _change(row: Mapping[str, Any]) -> str:
   return f"{100 * row['value']:+.1f}{ends}"
 
 
+def classes_text(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
+  """The table of class probes by layer as fixed-width text."""
+  return _fixed_width(_classes_table(task, rows))
+
+
+def classes_markdown(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
+  """The same as Markdown, with its note."""
+  return _pipes(_classes_table(task, rows))
+
+
+def _classes_table(task: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+  """One row a layer; shares of the training people side by side."""
+  shares = sorted({row["share"] for row in rows}, reverse=True)
+  header = ["encoder, layer", "dim", "AUC", "95 %", "F1", "95 %", "pooled AUC", "pooled F1"]
+  header += [f"AUC, {100 * share:g} % of people" for share in shares[1:]]
+  found: dict[tuple[str, str], dict[float, Mapping[str, Any]]] = {}
+  for row in rows:
+    found.setdefault((row["encoder"], row["layer"]), {})[row["share"]] = row
+  cells: list[tuple[str, ...]] = []
+  for (encoder, layer), by_share in found.items():
+    one = by_share[shares[0]]
+    cells.append(
+      (
+        f"{encoder}, {layer}" if layer else encoder,
+        str(one["dim"]),
+        _number(one["auc"]["value"], 3),
+        _range(one["auc"]["lo"], one["auc"]["hi"]),
+        _number(one["f1"]["value"], 3),
+        _range(one["f1"]["lo"], one["f1"]["hi"]),
+        _number(one["auc_pooled"], 3),
+        _number(one["f1_pooled"], 3),
+        *(_number(by_share[share]["auc"]["value"], 3) for share in shares[1:]),
+      )
+    )
+  first = rows[0]
+  title = f"{task}: {first['n_windows']} windows of {first['n_participants']} participants"
+  note = (
+    f"Logistic probes. AUC and macro F1 are means over participants ({first['n_auc']} have more"
+    " than one class and so an AUC) with 95 % t intervals; chance is an AUC of 0.5."
+  )
+  return Table(title, tuple(header), cells, note, brief=tuple(range(len(header))))
+
+
 def _fixed_width(some: Table) -> str:
   rows = [[row[column] for column in some.brief] for row in (some.header, *some.rows)]
   widths = [max(map(len, column)) for column in zip(*rows)]

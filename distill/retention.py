@@ -30,7 +30,6 @@ from distill import (
   report,
   stages,
   statistics,
-  tables,
 )
 from distill import workdir as workdirs
 from distill.config import ConfigDict
@@ -38,7 +37,7 @@ from distill.data import pipeline
 from distill.data.store import PreparedSet
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
-from distill.nn.encoder import Encoder
+from distill.nn.encoder import Encoder, Forward
 from distill.ranking import ranks
 from distill.similarity import linear_cka
 from distill.spec import PPG
@@ -197,7 +196,7 @@ def _score(
   named = [(label, weights) for label, _, weights in everything]
   found = _embed(prepared, rows, encoder, named, name)
   columns = {c: values[rows] for c, values in prepared.index.items()} | {"split": split}
-  gallery = _gallery(fold, name, teacher, stored, picked["test"], encoder)
+  gallery = _gallery(prepared, picked["test"], teacher, stored, encoder)
   targets = [config.finetune.target, *config.retention.probes]
   scored = {}
   for label, alpha, _ in tqdm(everything, desc=f"judge {name}", unit="model"):
@@ -250,13 +249,22 @@ def _embed(
   }
 
 
-def _gallery(fold, name, teacher, stored, rows, encoder) -> tuple[nnx.Module, np.ndarray] | None:
+def _gallery(
+  prepared: PreparedSet,
+  rows: np.ndarray,
+  teacher: Encoder,
+  stored: models.ModelFolder,
+  encoder: Encoder,
+) -> tuple[Any, np.ndarray] | None:
   """The start's student head and the teacher's projections; None without an aligned pair."""
   if not stored.part("student_head") or encoder.spec.modality == PPG:
     return None
-  vectors = tables.teacher_vectors(fold, teacher)[name][rows]
-  head = objectives.load_head(stored, "teacher_head")
-  projected = np.asarray(head(vectors))
+  forward, parts = Forward(teacher, batch_size=BATCH), []
+  for start in range(0, len(rows), BATCH):
+    raw = np.stack([prepared[int(row)][PPG] for row in rows[start : start + BATCH]])
+    parts.append(forward(*pipeline.prepare_windows(raw, teacher.spec)))
+  head: Any = objectives.load_head(stored, "teacher_head")
+  projected = np.asarray(head(np.concatenate(parts)))
   return objectives.load_head(stored, "student_head"), projected
 
 
@@ -334,17 +342,19 @@ def judge(scored: Mapping[str, Scored], task: str, settings: Any) -> dict[str, A
   start = scored[START]
   if task not in start.errors:
     raise DistillError(f"no labelled training, validation and test windows of {task!r}")
-  rows: dict[str, dict[str, Any]] = {}
+  rows: dict[str, Any] = {}
   for name, one in scored.items():
-    measures = {}
+    measures: dict[str, Any] = {}
     for measure, errors in one.errors.items():
       base = statistics.over_participants(start.errors[measure], start.participant[measure])
       own = statistics.over_participants(errors, one.participant[measure])
       change = statistics.paired_difference(errors, start.errors[measure], one.participant[measure])
-      share = {key: value / base.value for key, value in change.to_json().items()}
+      unit = base.value if base.value > 0 else np.nan
+      share = {key: value / unit for key, value in change.to_json().items()}
       measures[measure] = {
         "error": own.to_json(),
         "change": share,
+        # The start keeps everything, though its interval has no width.
         "kept": bool(name == START or share["hi"] < settings.loss),
         "n_participants": own.n,
       }

@@ -31,7 +31,7 @@ LAYERS = (
   ("stages",),
   ("missing", "day"),
   ("finetune",),
-  ("retention",),
+  ("retention", "layer_probe"),
   ("cli",),
 )
 

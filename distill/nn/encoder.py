@@ -168,7 +168,7 @@ class PatchTransformer(Encoder):
   def by_layer(self, signal: jax.Array, mask: jax.Array | None = None) -> dict[str, jax.Array]:
     found = super().by_layer(signal, mask)
     for count, name in enumerate(self.layer_names[:-1]):
-      short = nnx.clone(self)
+      short: Any = nnx.clone(self)
       short.transformer.depth = count
       short.transformer.norm = _same
       found[name] = short(signal, mask)

@@ -77,7 +77,12 @@ class Conv(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-  """Batch normalisation with the stored statistics, which are constants and never move."""
+  """Batch normalisation with the stored statistics, which are constants that no training moves.
+
+  While `learns` is set, the statistics of the batch at hand are used instead and stored.
+  """
+
+  learns = False
 
   def __init__(self, width: int):
     self.weight = nnx.Param(_zeros(width))
@@ -86,9 +91,21 @@ class BatchNorm(nnx.Module):
     self.running_var = Constant(_zeros(width))
 
   def __call__(self, x: jax.Array) -> jax.Array:
+    if self.learns:
+      return self._learn(x)
     scale = self.weight[...] * jax.lax.rsqrt(self.running_var[...] + 1e-5)
     centred = x - along_channels(self.running_mean[...], x)
     return centred * along_channels(scale, x) + along_channels(self.bias[...], x)
+
+  def _learn(self, x: jax.Array) -> jax.Array:
+    """Stores the batch's mean and unbiased variance; the result uses the biased one."""
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    mean, variance = jnp.mean(x, axis=axes), jnp.var(x, axis=axes)
+    self.running_mean[...] = mean
+    self.running_var[...] = variance * (count / max(count - 1, 1))
+    scale = self.weight[...] * jax.lax.rsqrt(variance + 1e-5)
+    normal = (x - along_channels(mean, x)) * along_channels(scale, x)
+    return normal + along_channels(self.bias[...], x)
 
 
 class LayerNorm(nnx.Module):

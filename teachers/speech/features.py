@@ -181,7 +181,7 @@ def build(
 
   Args:
     seed: of the initial weights.
-    architecture: "base", "large", or the fields of `Architecture`.
+    architecture: "base", "large", "small" (ours), or the fields of `Architecture`.
     modality: "ppg" (64 Hz, band-passed) or "acc" (50 Hz, three axes).
     window_s: length of the windows, seconds; None = 60.
     output: the layer that is the embedding, such as "conv6", "hidden3" or "last", or several.
@@ -199,6 +199,25 @@ def build(
   layers = (output,) if isinstance(output, str) else tuple(output)
   net = SpeechNetwork(_architecture(architecture), rngs=nnx.Rngs(seed))
   return SpeechFeatures(spec, net, layers=layers, rate_factor=rate_factor, pool=pool)
+
+
+def small(
+  *,
+  seed: int = 0,
+  modality: str = PPG,
+  window_s: float | None = None,
+  rate_factor: int = 4,
+  pool: str = "mean_sd",
+) -> SpeechFeatures:
+  """A speech encoder at random that a laptop can run: a control, of no published model."""
+  return build(
+    seed=seed,
+    architecture="small",
+    modality=modality,
+    window_s=window_s,
+    rate_factor=rate_factor,
+    pool=pool,
+  )
 
 
 def _architecture(given: str | Mapping[str, Any]) -> Architecture:

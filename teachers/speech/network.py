@@ -125,6 +125,16 @@ ARCHITECTURES = {
     mlp_width=4096,
     pre_norm=True,
   ),
+  # Of no published model (ours): for controls at random, which a laptop can run.
+  "small": Architecture(
+    conv_dim=(64,) * 7,
+    width=96,
+    depth=3,
+    heads=4,
+    mlp_width=192,
+    position_kernel=32,
+    position_groups=4,
+  ),
 }
 
 

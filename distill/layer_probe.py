@@ -1,0 +1,327 @@
+"""What each layer of an encoder knows of a class of windows; `distill layers`.
+
+Frozen encoders, one logistic probe a layer, participants held out. Speech networks are taken layer
+by layer (arXiv 2509.00221) and stand beside our own encoders, hand-made features and a guess. The
+speech network that is built here is at random and called so: checkpoints are the user's, imported
+with `distill import-teacher` and named in `config.layers.encoders`.
+"""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from scipy import stats
+from tqdm import tqdm
+
+from distill import baselines, models, probes, registry, report, stages, workdir
+from distill import config as configs
+from distill.config import ConfigDict
+from distill.data import labelled, physiology, pipeline, splits
+from distill.data.cohort import Cohort, participant_name
+from distill.data.store import PreparedSet
+from distill.embeddings import EmbeddingTable
+from distill.errors import DistillError
+from distill.nn.encoder import Encoder
+from distill.spec import ACC, PPG
+from distill.workdir import Fold, clock
+
+Path = pathlib.Path
+PARTS = ("train", "validation", "test")
+FILE = "layers.json"
+BATCH = 64
+ARRHYTHMIA = "arrhythmia"  # a target that is made here for the simulated cohort
+ECTOPIC, REGULAR = "ectopic", "regular"
+GUESS = "guess"
+Features = dict[tuple[str, str], np.ndarray]  # (encoder, layer) -> [n, width]
+AnySet = PreparedSet | labelled.LabelledSet
+
+
+def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
+  """Probes every layer of every encoder for every task and writes layers.json and layers.md.
+
+  Args:
+    config: of the run; `layers` says encoders, tasks and shares of the training people.
+    folder: work folder; claimed for this config, or resumed.
+
+  Returns:
+    task -> list of rows {"encoder", "layer", "modality", "share", "dim", **scores}.
+
+  Raises:
+    DistillError: a task of an unknown set or column, or an encoder that has seen held-out people.
+  """
+  with workdir.claimed(config, folder) as folder:
+    folds = workdir.open_folds(config, folder) if config.data.sets else []
+    found = {}
+    with clock(folder, "layers"):
+      for task in config.layers.tasks:
+        found[task] = _probe_task(config, folds, task)
+    partial = folder / (FILE + ".partial")
+    partial.write_text(report.to_json(report.plain(found)))
+    partial.replace(folder / FILE)
+    (folder / "layers.md").write_text(markdown(folder))
+  return load(folder)
+
+
+def load(folder: str | Path) -> dict[str, Any]:
+  """layers.json of a work folder.
+
+  Raises:
+    DistillError: there is none.
+  """
+  path = Path(folder) / FILE
+  if not path.is_file():
+    raise DistillError(f"no {FILE} in {folder}; make it with: distill layers")
+  found: dict[str, Any] = json.loads(path.read_text())
+  return found
+
+
+# --- what is embedded -----------------------------------------------------------------------------
+
+
+def _encoders(config: ConfigDict, modalities: Sequence[str]) -> dict[str, Encoder]:
+  """Name -> encoder: the random speech network for each signal, and the model folders given."""
+  section = config.layers.random
+  build = registry.resolve(section.build, key="layers.random.build")
+  found = {
+    f"speech, random ({modality})": build(
+      seed=config.seed,
+      modality=modality,
+      window_s=config.data.window_s,
+      **configs.build_arguments(section),
+    )
+    for modality in modalities
+  }
+  for given in config.layers.encoders:
+    name, equals, place = given.partition("=")
+    if not equals:
+      raise DistillError(f"config.layers.encoders holds {given!r}; expected NAME=MODEL_FOLDER")
+    encoder = models.load_encoder(place)
+    if encoder.spec.modality in modalities:
+      found[name] = encoder
+  return found
+
+
+def _check_unseen(config: ConfigDict, folds: Sequence[Fold]) -> None:
+  for given in config.layers.encoders:
+    stored = models.read(models.model_folder(given.partition("=")[2]))
+    for fold in folds:
+      stages.check_unseen(fold, stored, "model")
+
+
+def _embed(config: ConfigDict, prepared: AnySet, rows: np.ndarray) -> Features:
+  """Every layer of every encoder, and hand-made features, of the windows at `rows`."""
+  encoders = _encoders(config, tuple(prepared.specs))
+  for name, encoder in encoders.items():
+    pipeline.check_spec(prepared, encoder.spec, who=name)  # type: ignore[arg-type]
+  forwards = {name: _forward(encoder) for name, encoder in encoders.items()}
+  parts: dict[tuple[str, str], list[np.ndarray]] = {}
+  with tqdm(total=len(rows), desc=f"embed {prepared.name}", unit="window", mininterval=1.0) as bar:
+    for start in range(0, len(rows), BATCH):
+      some = [prepared[int(row)] for row in rows[start : start + BATCH]]
+      raw = {name: np.stack([one[name] for one in some]) for name in prepared.specs}
+      for key, values in _embed_batch(raw, encoders, forwards, prepared):
+        parts.setdefault(key, []).append(values)
+      bar.update(len(some))
+  return {key: np.concatenate(some) for key, some in parts.items()}
+
+
+def _forward(encoder: Encoder) -> Callable[[np.ndarray, np.ndarray], dict[str, jax.Array]]:
+  graphdef, state = nnx.split(encoder)
+  compiled = jax.jit(lambda state, x, m: nnx.merge(graphdef, state).by_layer(x, m))
+  return lambda x, m: compiled(state, x, m)
+
+
+def _embed_batch(
+  raw: Mapping[str, np.ndarray],
+  encoders: Mapping[str, Encoder],
+  forwards: Mapping[str, Callable],
+  prepared: AnySet,
+) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+  for name, encoder in encoders.items():
+    x, m = pipeline.prepare_windows(raw[encoder.spec.modality], encoder.spec)
+    pad = [(0, BATCH - len(x)), (0, 0), (0, 0)]
+    layers = forwards[name](np.pad(x, pad), np.pad(m, pad))
+    for layer in encoder.layer_names:
+      yield (name, layer), np.asarray(layers[layer])[: len(x)]
+  rates = {name: spec.rate_hz for name, spec in prepared.specs.items()}
+  if ACC in raw:
+    yield ("hand-made (acc)", "motion"), baselines.motion_features(raw[ACC], rates[ACC])
+  if PPG in raw:
+    yield ("hand-made (ppg)", "rhythm"), rhythm_features(raw[PPG], rates[PPG])
+  yield (GUESS, ""), np.zeros((len(next(iter(raw.values()))), 1), np.float32)
+
+
+def rhythm_features(wave: np.ndarray, rate_hz: float) -> np.ndarray:
+  """What a reader would try first on a pulse wave.
+
+  The columns: strongest pulse rate; its spread over six parts of the window; log power in eight
+  bands from 0.1 to 8 Hz, relative to all of them; skewness, kurtosis; height and lag of the second
+  peak of the autocorrelation (0.3 to 2 s), over the window and at its least over the six parts.
+
+  Args:
+    wave: [n, time, 1] any unit; NaN where missing.
+    rate_hz: samples per second.
+
+  Returns:
+    [n, 16] float32, finite.
+  """
+  filled = baselines.fill(wave)[:, :, 0]
+  centred = filled - filled.mean(axis=1, keepdims=True)
+  sd = centred.std(axis=1, keepdims=True)
+  centred = np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 1e-12)
+  parts = np.stack(np.split(centred[:, : centred.shape[1] // 6 * 6], 6, axis=1), axis=1)
+  rate = baselines.ppg_heart_rate(wave, rate_hz)
+  own = np.stack([baselines.pulse_rate(parts[:, k], rate_hz) for k in range(6)], axis=1)
+  power = np.abs(np.fft.rfft(centred, axis=1)) ** 2
+  frequency = np.fft.rfftfreq(centred.shape[1], 1 / rate_hz)
+  edges = np.geomspace(0.1, 8.0, 9)
+  bands = [
+    power[:, (frequency >= a) & (frequency < b)].sum(axis=1) for a, b in itertools.pairwise(edges)
+  ]
+  share = np.stack(bands, axis=1) / np.maximum(np.sum(bands, axis=0), 1e-12)[:, None]
+  height, lag = _second_peak(centred, rate_hz)
+  heights = np.stack([_second_peak(parts[:, k], rate_hz)[0] for k in range(6)], axis=1)
+  columns = [
+    rate, own.std(axis=1), *np.log(share + 1e-6).T, stats.skew(centred, axis=1),
+    stats.kurtosis(centred, axis=1), height, lag, heights.min(axis=1), heights.std(axis=1),
+  ]  # fmt: skip
+  return np.nan_to_num(np.stack(columns, axis=1)).astype(np.float32)
+
+
+def _second_peak(wave: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
+  """Height and lag, seconds, of the largest autocorrelation between 0.3 and 2 s."""
+  size = 2 * wave.shape[1]
+  spectrum = np.abs(np.fft.rfft(wave - wave.mean(axis=1, keepdims=True), size, axis=1)) ** 2
+  auto = np.fft.irfft(spectrum, axis=1)
+  auto = auto / np.maximum(auto[:, :1], 1e-12)
+  first, last = int(0.3 * rate_hz), int(2.0 * rate_hz) + 1
+  place = auto[:, first:last].argmax(axis=1)
+  return auto[np.arange(len(auto)), first + place], (first + place) / rate_hz
+
+
+# --- what is told apart ---------------------------------------------------------------------------
+
+
+def _probe_task(config: ConfigDict, folds: Sequence[Fold], task: str) -> list[dict[str, Any]]:
+  name, slash, target = task.partition("/")
+  if not slash:
+    raise DistillError(f"config.layers.tasks holds {task!r}; expected SET/COLUMN")
+  prepared, split_of = _open(config, folds, name)
+  label = _label(config, prepared, target)
+  rows = np.flatnonzero(label != "")
+  columns = {"participant": prepared.index["participant"][rows], target: label[rows]}
+  features = _embed(config, prepared, rows)
+  parts = [split_of(k).part_of(columns["participant"]) for k in config.folds]
+  found = []
+  shares = [share for share in config.layers.shares if share < 1] + [1.0]
+  for (encoder, layer), values in tqdm(features.items(), desc=f"probe {task}", unit="layer"):
+    table = EmbeddingTable(values, columns)
+    for share in shares:
+      scores = _pooled(table, target, parts, share, config.seed)
+      found.append({"encoder": encoder, "layer": layer, "share": share} | scores)
+  return found
+
+
+def _open(
+  config: ConfigDict, folds: Sequence[Fold], name: str
+) -> tuple[AnySet, Callable[[int], splits.Split]]:
+  """The set, and fold -> split."""
+  if name in config.data.sets:
+    _check_unseen(config, folds)
+    of = {fold.k: fold.sets[name][1] for fold in folds}
+    return folds[0].sets[name][0], of.__getitem__
+  if name in labelled.READERS:
+    prepared = labelled.open_set(name, config.data)
+    assigned = splits.assign(sorted(set(prepared.index["participant"].tolist())))
+    return prepared, assigned.split
+  known = ", ".join([*config.data.sets, *labelled.READERS])
+  raise DistillError(f"config.layers.tasks names the set {name!r}; there are: {known}")
+
+
+def _label(config: ConfigDict, prepared: AnySet, target: str) -> np.ndarray:
+  if target == ARRHYTHMIA and prepared.simulated:
+    return ectopic(config.data.simulated, prepared.index, prepared.specs[PPG].window_s)
+  if target not in prepared.index or prepared.index[target].dtype.kind != "U":
+    known = sorted(n for n, values in prepared.index.items() if values.dtype.kind == "U")
+    raise DistillError(f"set {prepared.name} has no classes {target!r}; it has: {', '.join(known)}")
+  return prepared.index[target]
+
+
+def ectopic(settings: Any, index: Mapping[str, np.ndarray], window_s: float) -> np.ndarray:
+  """[n] "ectopic" for windows of the simulated cohort with at least one ectopic beat, "regular".
+
+  Args:
+    settings: `config.data.simulated`, that the windows were drawn with.
+    index: columns participant and t0_s.
+    window_s: length of the windows, seconds.
+  """
+  cohort = Cohort(**settings)
+  number = {participant_name(i): i for i in range(cohort.participants)}
+  label = np.full(len(index["participant"]), REGULAR)
+  for who in np.unique(index["participant"]).tolist():
+    body = physiology.draw_body(cohort.seed, number[who], 60.0 * cohort.minutes)
+    early_s = np.sort(body.beat_s[~body.normal])
+    own = np.flatnonzero(index["participant"] == who)
+    start_s = index["t0_s"][own]
+    count = np.searchsorted(early_s, start_s + window_s) - np.searchsorted(early_s, start_s)
+    label[own[count > 0]] = ECTOPIC
+  return label
+
+
+def _pooled(
+  table: EmbeddingTable, target: str, parts: Sequence[np.ndarray], share: float, seed: int
+) -> dict[str, Any]:
+  """Scores of the test windows of all folds, each told by a probe that never saw the person."""
+  classes = tuple(np.unique(table[target]).tolist())
+  true, probabilities, people, strengths = [], [], [], []
+  for part in parts:
+    train, validation, test = (table.where(part == name) for name in PARTS)
+    probes.check_people({"train": train, "validation": validation, "test": test})
+    train = _some_people(train, share, seed)
+    if len(np.unique(train[target])) < 2:
+      continue
+    model = probes.fit_classes(train, validation, target)
+    found = np.zeros((len(test), len(classes)))
+    found[:, np.searchsorted(np.array(classes), model.classes)] = model.probabilities(
+      test.embedding
+    )
+    true.append(test[target])
+    probabilities.append(found)
+    people.append(test["participant"])
+    strengths.append(model.strength)
+  if not true:
+    raise DistillError(f"the training people of no fold have two classes of {target!r}")
+  scores = probes.score_classes(
+    np.concatenate(true), np.concatenate(probabilities), classes, np.concatenate(people)
+  )
+  return scores | {"dim": table.embedding.shape[1], "strengths": strengths}
+
+
+def _some_people(train: EmbeddingTable, share: float, seed: int) -> EmbeddingTable:
+  """The windows of a share of the training people, at least two; the same ones for every layer."""
+  people = np.unique(train["participant"])
+  count = max(2, round(share * len(people)))
+  if count >= len(people):
+    return train
+  kept = np.random.default_rng(seed).choice(people, count, replace=False)
+  return train.where(np.isin(train["participant"], kept))
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def markdown(folder: str | Path) -> str:
+  """The tables of a work folder as Markdown."""
+  return (
+    "\n\n".join(report.classes_markdown(task, rows) for task, rows in load(folder).items()) + "\n"
+  )
+
+
+def text(folder: str | Path) -> str:
+  """The tables of a work folder for a terminal."""
+  return "\n\n".join(report.classes_text(task, rows) for task, rows in load(folder).items())

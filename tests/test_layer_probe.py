@@ -1,0 +1,147 @@
+"""Layers of frozen encoders: every layer is probed on people held out, labels of ectopic beats."""
+
+import numpy as np
+import pytest
+
+from distill import baselines, cli, layer_probe, probes, workdir
+from distill import config as configs
+from distill.data.cohort import Cohort, simulate
+from distill.embeddings import EmbeddingTable
+from distill.errors import DistillError
+from teachers import speech
+from tests.conftest import ROOT
+
+
+def tiny(*, seed, modality, window_s):
+  """A speech network of two convolutions and one block."""
+  architecture = {
+    "conv_dim": (4, 4),
+    "conv_kernel": (10, 8),
+    "conv_stride": (5, 4),
+    "width": 8,
+    "depth": 1,
+    "heads": 2,
+    "mlp_width": 8,
+    "position_kernel": 7,
+    "position_groups": 2,
+  }
+  return speech.build(
+    seed=seed, modality=modality, window_s=window_s, architecture=architecture, rate_factor=1
+  )
+
+
+def _overrides(smoke):
+  return [
+    f"--config={ROOT}/configs/speech_probe.py:smoke",
+    f"--config.data.prepared_dir={smoke.prepared}",
+    "--config.layers.random.build=tests.test_layer_probe:tiny",
+  ]
+
+
+@pytest.fixture(name="found", scope="module")
+def _found(smoke, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("layers") / "run"
+  assert cli.main(["layers", *_overrides(smoke), f"--workdir={folder}"]) == 0
+  fold = workdir.open_folds(workdir.read_config(folder), folder)[0]
+  return folder, layer_probe.load(folder)["simulated/activity"], fold
+
+
+def test_every_layer_of_every_encoder_is_probed(found):
+  _, rows, _ = found
+  layers = ["conv0", "conv1", "projected", "hidden0", "hidden1", "last", "embedding"]
+  expected = {(f"speech, random ({m})", layer) for m in ("ppg", "acc") for layer in layers}
+  expected |= {("hand-made (acc)", "motion"), ("hand-made (ppg)", "rhythm"), ("guess", "")}
+  assert {(row["encoder"], row["layer"]) for row in rows} == expected
+  assert {row["share"] for row in rows} == {0.1, 1.0}
+  of = {(row["encoder"], row["layer"], row["share"]): row for row in rows}
+  assert of["guess", "", 1.0]["auc"]["value"] == 0.5
+  assert of["speech, random (acc)", "conv0", 1.0]["dim"] == 2 * 4 * 3  # mean and SD, three axes
+
+
+def test_scores_are_those_of_probes_on_the_split(found):
+  folder, rows, fold = found
+  prepared, split = fold.sets["simulated"]
+  known = np.flatnonzero(prepared.index["activity"] != "")
+  raw = np.stack([prepared[int(row)]["acc"] for row in known])
+  columns = {name: prepared.index[name][known] for name in ("participant", "activity")}
+  table = EmbeddingTable(baselines.motion_features(raw, 50.0), columns)
+  part = split.part_of(columns["participant"])
+  parts = [table.where(part == name) for name in ("train", "validation", "test")]
+  model = probes.fit_classes(*parts[:2], "activity")
+  test = parts[2].where(np.isin(parts[2]["activity"], model.classes))
+  expected = probes.score_classes(
+    test["activity"], model.probabilities(test.embedding), model.classes, test["participant"]
+  )
+  (row,) = [r for r in rows if r["encoder"] == "hand-made (acc)" and r["share"] == 1.0]
+  assert row["strengths"] == [model.strength]
+  if len(test) == len(parts[2]):
+    assert row["auc"]["value"] == pytest.approx(expected["auc"]["value"])
+    assert row["f1"]["value"] == pytest.approx(expected["f1"]["value"])
+  text = (folder / "layers.md").read_text()
+  assert f"{row['auc']['value']:.3f}" in text
+  assert "speech, random (ppg), conv1" in text
+
+
+@pytest.mark.parametrize(
+  ("task", "message"),
+  [
+    ("simulated", "expected SET/COLUMN"),
+    ("wesad/activity", "names the set 'wesad'; there are: simulated, pamap2"),
+    ("simulated/mood", "has no classes 'mood'; it has: activity"),
+    ("simulated/hr_bpm", "has no classes 'hr_bpm'"),
+  ],
+)
+def test_tasks_that_there_are_not_are_refused(found, smoke, tmp_path, task, message):
+  config = configs.load(
+    f"{ROOT}/configs/speech_probe.py:smoke",
+    [f"--config.data.prepared_dir={smoke.prepared}", f"--config.layers.tasks=('{task}',)"],
+  )
+  with pytest.raises(DistillError, match=message):
+    layer_probe.run(config, tmp_path / "run")
+
+
+def test_shares_of_people_are_the_same_for_every_layer_and_never_below_two():
+  columns = {"participant": np.repeat([f"p{i}" for i in range(20)], 3)}
+  first, second = (
+    layer_probe._some_people(EmbeddingTable(np.full((60, width), 1.0, np.float32), columns), 0.2, 0)
+    for width in (2, 5)
+  )
+  assert len(np.unique(first["participant"])) == 4
+  np.testing.assert_array_equal(first["participant"], second["participant"])
+  few = layer_probe._some_people(first, 0.01, 0)
+  assert len(np.unique(few["participant"])) == 2
+  assert len(layer_probe._some_people(first, 1.0, 0)) == len(first)
+
+
+def test_ectopic_windows_are_those_with_an_early_beat():
+  settings = dict(configs.base().data.simulated) | {"participants": 3, "minutes": 15}
+  beats = [simulate(Cohort(**settings), i).beats for i in range(3)]
+  start_s = np.tile(np.arange(0.0, 900.0, 60.0), 3)
+  who = np.repeat(np.arange(3), 15)
+  index = {"participant": np.array([f"sim{i:05d}" for i in who]), "t0_s": start_s}
+  got = layer_probe.ectopic(settings, index, 60.0)
+  expected = [
+    np.any((beats[i].times_s >= t) & (beats[i].times_s < t + 60) & ~beats[i].normal)
+    for i, t in zip(who, start_s, strict=True)
+  ]
+  np.testing.assert_array_equal(got == "ectopic", expected)
+  assert 0 < np.sum(expected) < len(expected)
+
+
+def test_rhythm_features_read_rate_and_regularity():
+  time_s = np.arange(3840) / 64
+  steady = np.sin(2 * np.pi * 1.2 * time_s)
+  rng = np.random.default_rng(0)
+  phase = np.cumsum(1.2 + 0.9 * np.repeat(rng.normal(size=60), 64)) / 64
+  uneven = np.sin(2 * np.pi * phase)
+  gap = np.where((time_s > 10) & (time_s < 14), np.nan, steady)
+  wave = np.stack([steady, uneven, gap, np.ones(3840), np.full(3840, np.nan)])[:, :, None]
+  got = layer_probe.rhythm_features(wave, 64.0)
+  assert got.shape == (5, 16)
+  assert np.isfinite(got).all()
+  assert got[0, 0] == pytest.approx(72.0, abs=0.5)
+  assert got[2, 0] == pytest.approx(72.0, abs=1.5)
+  lag_s, height = got[:, 13], got[:, 12]
+  assert lag_s[0] == pytest.approx(1 / 1.2, abs=0.02)
+  assert height[0] > 0.9 > height[1]
+  assert got[0, 1] < 1.0 < got[1, 1]  # spread of the rate over parts of the window
