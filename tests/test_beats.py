@@ -221,3 +221,31 @@ def test_ecg_beats_are_found_to_the_millisecond():
   nearest = np.abs(found.times_s[:, None] - times).min(1)
   assert abs(len(found.times_s) - len(times)) <= 1
   assert np.median(nearest) < 0.003
+
+
+@pytest.mark.parametrize("rate_hz", [25.0, 32.0, 50.0, 64.0, 125.0, 256.0])
+def test_systolic_peaks_are_those_of_the_library(rate_hz):
+  """On pulses, noise, both, coarse steps (plateaus), and what has no wave."""
+  import neurokit2
+
+  rng = np.random.default_rng(0)
+  pulse = pulses.ppg_of(pulses.beat_times(120.0), 120.0, rate_hz).astype(float) - 0.2
+  noise = rng.normal(size=len(pulse))
+  walk = np.cumsum(noise) - np.cumsum(noise).mean()
+  for signal in (pulse, noise, pulse + 0.3 * noise, walk, np.round(pulse, 1), np.round(noise)):
+    found = neurokit2.ppg_findpeaks(signal, sampling_rate=rate_hz, method="elgendi")["PPG_Peaks"]
+    np.testing.assert_array_equal(beats.systolic_peaks(signal, rate_hz), found)
+    assert len(found) > 20
+  assert not len(beats.systolic_peaks(-np.ones(1000), rate_hz))
+
+
+def test_real_systolic_peaks_are_those_of_the_library(shared_data):
+  import neurokit2
+
+  from distill.data.datasets import empatica
+
+  for name in ("S02", "S10", "S13"):
+    ppg = empatica.read(shared_data / "stress_predict" / "Raw_data" / name)["ppg"]
+    clean = beats.clean_ppg(ppg.samples[:, 0], 64.0)
+    found = neurokit2.ppg_findpeaks(clean, sampling_rate=64.0, method="elgendi")["PPG_Peaks"]
+    np.testing.assert_array_equal(beats.systolic_peaks(clean, 64.0), found)
