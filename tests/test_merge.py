@@ -3,14 +3,20 @@
 import itertools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import students.transformer
-from distill import merge, models
+from distill import finetune, merge, models, stages
+from distill.data.store import open_set
 from distill.errors import DistillError
+from distill.nn.encoder import Encoder
+from distill.nn.torch_layout import BatchNorm
 from distill.similarity import linear_cka
+from distill.spec import SignalSpec
 
 SMALL = {"width": 8, "depth": 1, "heads": 2, "filters": 4, "mixes": 2, "waves": 4}
 
@@ -174,6 +180,88 @@ def test_strangers_and_other_architectures_are_refused_and_nothing_is_written(fo
   with pytest.raises(DistillError, match="no model folder"):
     merge.merge(folders / "start", [folders / "absent"], tmp_path / "new")
   assert not (tmp_path / "new").exists()
+
+
+# --- batch norms ----------------------------------------------------------------------------------
+
+
+class _Normed(Encoder):
+  """Two linear maps, each before a batch norm: the second's statistics rest on the first's."""
+
+  spec = SignalSpec("acc", 10.0, 1.0, ("x", "y", "z"), "g")
+  dim = 4
+
+  def __init__(self, seed):
+    self.first, self.second = (
+      nnx.Linear(3, 5, rngs=nnx.Rngs(seed)),
+      nnx.Linear(5, 4, rngs=nnx.Rngs(1)),
+    )
+    self.norms = nnx.List([BatchNorm(5), BatchNorm(4)])
+    for norm in self.norms:
+      norm.weight[...] = jnp.full(norm.weight.shape, 2.0)
+      norm.bias[...] = jnp.full(norm.bias.shape, 0.5)
+
+  def __call__(self, signal, mask=None):
+    frames = jax.nn.relu(self.norms[0](self.first(signal)))
+    return jnp.mean(self.norms[1](self.second(frames)), axis=1)
+
+
+def test_statistics_after_a_merge_are_those_of_the_merged_weights():
+  encoder, rng = _Normed(0), np.random.default_rng(0)
+  signal = rng.normal(2.0, 3.0, size=(20, 10, 3)).astype(np.float32)
+  merge.renormalise(encoder, signal, np.ones(signal.shape, bool))
+
+  def normalised(frames, norm):
+    flat = frames.reshape(-1, frames.shape[2])
+    np.testing.assert_allclose(norm.running_mean[...], flat.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.running_var[...], flat.var(axis=0, ddof=1), rtol=1e-4)
+    return 2.0 * (frames - flat.mean(axis=0)) / np.sqrt(flat.var(axis=0) + 1e-5) + 0.5
+
+  def mapped(frames, linear):
+    return frames @ np.asarray(linear.kernel[...], np.float64) + np.asarray(linear.bias[...])
+
+  first = normalised(mapped(signal.astype(np.float64), encoder.first), encoder.norms[0])
+  second = normalised(mapped(np.maximum(first, 0.0), encoder.second), encoder.norms[1])
+  # From now on the statistics stand still: 200 frames make little of the unbiased variance.
+  np.testing.assert_allclose(encoder(signal), second.mean(axis=1), rtol=0.01, atol=0.01)
+  stored = models.parameters(encoder)
+  encoder(10.0 * signal)
+  _assert_bits_equal(models.parameters(encoder), stored)
+
+
+def test_batch_norms_of_a_folder_are_recomputed_on_people_it_has_seen(folders, tmp_path, smoke):
+  merge.merge(folders / "start", [folders / "tuned1"], tmp_path / "plain", alpha=0.5)
+  assert finetune.renormalise(tmp_path / "plain", smoke.set_folder) == 0
+
+  class Module(nnx.Module):
+    def __init__(self):
+      self.encoder = normed()
+
+  prepared = open_set(smoke.set_folder)
+  who = str(prepared.index["participant"][0])
+  for name, seen in (("ours", [stages.person_hash(f"simulated/{who}")]), ("theirs", ["x"])):
+    fields = {"people_seen": seen}
+    build = f"{__name__}:normed"
+    models.save(tmp_path / name, Module(), build=build, arguments={}, fields=fields, card="card")
+  assert finetune.renormalise(tmp_path / "ours", smoke.set_folder) == 2
+  raw = np.stack(
+    [prepared[int(i)]["acc"] for i in np.flatnonzero(prepared.index["participant"] == who)]
+  )
+  encoder = models.load_encoder(tmp_path / "ours")
+  flat = np.nan_to_num(raw).reshape(-1, 3) @ np.asarray(encoder.first.kernel[...])
+  np.testing.assert_allclose(encoder.norms[0].running_mean[...], flat.mean(axis=0), atol=1e-4)
+  assert models.read(tmp_path / "ours").fields["people_seen"] == [
+    stages.person_hash(f"simulated/{who}")
+  ]
+  with pytest.raises(DistillError, match="nobody whom"):
+    finetune.renormalise(tmp_path / "theirs", smoke.set_folder)
+
+
+def normed():
+  """As a config's build function."""
+  encoder = _Normed(0)
+  encoder.spec = SignalSpec("acc", 50.0, 60.0, ("x", "y", "z"), "g")
+  return encoder
 
 
 # --- feature similarity ---------------------------------------------------------------------------
