@@ -154,9 +154,12 @@ def _pretrain(options: argparse.Namespace, overrides: list[str]) -> None:
   from distill import stages
 
   config = _config(options, overrides)
-  teachers = stages.pretrain(config, options.workdir)
-  for k, teacher in zip(config.folds, teachers):
-    _say(f"fold {k}: teacher of {teacher.dim} dimensions in {options.workdir}/fold{k}/teacher")
+  where = "teacher" if config.pretrain.side == "teacher" else "pretrained"
+  for k, encoder in zip(config.folds, stages.pretrain(config, options.workdir)):
+    _say(
+      f"fold {k}: {config.pretrain.side} of {encoder.dim} dimensions in"
+      f" {options.workdir}/fold{k}/{where}"
+    )
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -73,6 +73,7 @@ def base() -> ConfigDict:
   config.teacher.load = ""  # folder of a pretrained teacher; "" pretrains one
   config.pretrain = ConfigDict()
   config.pretrain.objective = ConfigDict({"build": "distill.objectives:MaskedAutoencoding"})
+  config.pretrain.side = "teacher"  # | "student": of what `distill pretrain` pretrains
   config.pretrain.steps = 400
   config.pretrain.batch_size = 64
   # A teacher whose own heart-rate probe does not beat the mean stops the run before distillation.
@@ -83,6 +84,8 @@ def base() -> ConfigDict:
 
   config.student = ConfigDict()
   config.student.build = "students.transformer:build"
+  # Model folder that the student starts from, "{fold}" standing for the fold; "" for a random one.
+  config.start = ""
   config.steps = 400
   config.batch_size = 128
   config.pair_coverage = 0.5  # of both signals that must be observed for a pair to be trained on
@@ -301,6 +304,12 @@ def _check_values(config: ConfigDict) -> None:
     )
   if config.finetune.keep not in ("best", "last"):
     raise DistillError(f"config.finetune.keep is {config.finetune.keep!r}; expected best or last")
+  if config.pretrain.side not in ("teacher", "student"):
+    raise DistillError(
+      f"config.pretrain.side is {config.pretrain.side!r}; expected teacher or student"
+    )
+  if not 0 <= config.loss.gaps <= 1 or not 0 <= config.pair_coverage <= 1:
+    raise DistillError("config.loss.gaps and config.pair_coverage are shares from 0 to 1")
   if not config.loss.temperature > 0:
     raise DistillError(f"config.loss.temperature is {config.loss.temperature}; give a positive one")
   if not config.folds:

@@ -44,19 +44,25 @@ def prepare(config: ConfigDict) -> dict[str, Path]:
 def pretrain(config: ConfigDict, folder: str | Path) -> list[Encoder]:
   """Stage A: the PPG teacher by masked autoencoding on training people, or the one given.
 
+  With `config.pretrain.side` "student" it is the student that is pretrained on acceleration alone,
+  into <fold>/pretrained; `config.start` of a later run names it.
+
   Args:
     config: of the run.
     folder: work folder; claimed for this config, or resumed.
 
   Returns:
-    The frozen teacher of every fold.
+    The frozen teacher, or the pretrained student, of every fold.
 
   Raises:
     DistillError: a work folder of another run, data that cannot be used, or a given teacher that is
       missing, damaged or made for other data.
   """
   with workdir.claimed(config, folder) as folder:
-    return [_teacher(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+    folds = workdir.open_folds(config, folder)
+    if config.pretrain.side == "student":
+      return [_pretrained_student(config, folder, fold) for fold in folds]
+    return [_teacher(config, folder, fold) for fold in folds]
 
 
 def train(config: ConfigDict, folder: str | Path) -> list[Distillation]:
@@ -142,9 +148,9 @@ def _teacher(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
   return models.load_encoder(place)
 
 
-def _pretrain(config: ConfigDict, fold: Fold, place: Path) -> None:
-  encoder = _build(config, "teacher")
-  _check_fits(fold, encoder, "teacher")
+def _pretrain(config: ConfigDict, fold: Fold, place: Path, who: str = "teacher") -> None:
+  encoder = _build(config, who)
+  _check_fits(fold, encoder, who)
   section = config.pretrain.objective
   objective = registry.resolve(section.build, key="pretrain.objective.build")(
     encoder, rngs=nnx.Rngs(config.seed + 1), **configs.build_arguments(section)
@@ -157,7 +163,24 @@ def _pretrain(config: ConfigDict, fold: Fold, place: Path) -> None:
       sources[part] = pairs.PairSource(rows, [encoder.spec], seed=config.seed, draws=draws)
     else:
       sources[part] = pipeline.TrainingSource(rows, [encoder.spec], {})
-  _fit(config, fold, place, objective, sources, config.pretrain, config.teacher)
+  _fit(config, fold, place, objective, sources, config.pretrain, config[who])
+
+
+def _pretrained_student(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
+  place = fold.folder / "pretrained"
+  if not (place / "model").is_dir():
+    with clock(folder, "pretrain"):
+      _pretrain(config, fold, place, "student")
+  return models.load_encoder(place)
+
+
+def _start(config: ConfigDict, fold: Fold, encoder: Encoder) -> None:
+  """Gives the student the weights that the config says it starts from."""
+  if not config.start:
+    return
+  stored = models.read(models.model_folder(config.start.replace("{fold}", str(fold.k))))
+  check_unseen(fold, stored, "student")
+  models.assign(encoder, stored.part("encoder"), where=str(stored.folder / models.WEIGHTS))
 
 
 def _check_fits(fold: Fold, encoder: Encoder, who: str) -> None:
@@ -233,6 +256,7 @@ def _train(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarray], pl
   spread = np.maximum(targets["train"].std(axis=0), 1e-6)
   objective = _distillation(config, targets["train"].mean(axis=0), spread)
   _check_fits(fold, objective.encoder, "student")
+  _start(config, fold, objective.encoder)
   sources = {
     part: pipeline.TrainingSource(parts[part], [objective.encoder.spec], {"teacher": targets[part]})
     for part in parts
