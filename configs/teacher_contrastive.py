@@ -15,9 +15,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config = base()
   config.name = f"teacher_contrastive:{variant}" if variant else "teacher_contrastive"
   config.data.simulated.participants = 700
-  config.teacher = ConfigDict({"build": "teachers.efficientnet:build", "load": ""})
+  config.teacher.build = "teachers.efficientnet:build"
   config.pretrain.objective.build = "distill.contrastive:ParticipantContrastive"
-  config.pretrain.batch_size = 128
+  config.teacher.depths, config.teacher.expand = (1, 1, 1, 1), 2  # what two cores train in minutes
   if variant == "smoke":
     _shrink(config)
   elif variant:

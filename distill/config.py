@@ -24,6 +24,8 @@ from distill.errors import DistillError, nearest
 ConfigDict: TypeAlias = ml_collections.ConfigDict
 
 
+# Keys of a section in BUILT that its build function does not get.
+NOT_ARGUMENTS = ("build", "load", "also", "weights", "stored")
 # Section -> arguments of its build function that the program supplies.
 BUILT = {
   "teacher": ("seed",),
@@ -70,7 +72,11 @@ def base() -> ConfigDict:
 
   config.teacher = ConfigDict()
   config.teacher.build = "teachers.transformer:build"
-  config.teacher.load = ""  # folder of a pretrained teacher; "" pretrains one
+  # Folder of a pretrained teacher, or .parquet / .npz file of its embeddings; "" pretrains one.
+  config.teacher.load = ""
+  config.teacher.also = ()  # folders or files of further teachers
+  config.teacher.weights = ()  # share of each teacher in the loss; () = 1 each
+  config.teacher.stored = "float32"  # precision of stored embeddings, or "float16"
   config.pretrain = ConfigDict()
   config.pretrain.objective = ConfigDict({"build": "distill.objectives:MaskedAutoencoding"})
   config.pretrain.side = "teacher"  # | "student": of what `distill pretrain` pretrains
@@ -320,8 +326,8 @@ def _check_values(config: ConfigDict) -> None:
 
 
 def build_arguments(section: ConfigDict) -> dict[str, Any]:
-  """The arguments of the section's build function: every key but `build` and `load`."""
-  return {name: value for name, value in section.items() if name not in ("build", "load")}
+  """The arguments of the section's build function: every key but those that say which one."""
+  return {name: value for name, value in section.items() if name not in NOT_ARGUMENTS}
 
 
 def to_json(config: ConfigDict) -> str:

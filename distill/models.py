@@ -169,6 +169,24 @@ def model_folder(folder: str | pathlib.Path) -> pathlib.Path:
   return folder / "model" if (folder / "model" / SPEC).is_file() else folder
 
 
+def shipped(root: pathlib.Path, name_or_folder: str | pathlib.Path) -> pathlib.Path:
+  """The folder under `root` of a model that is shipped by name, else the folder that is given."""
+  found = root / str(name_or_folder)
+  if not pathlib.Path(name_or_folder).exists() and (found / SPEC).is_file():
+    return found
+  return pathlib.Path(name_or_folder)
+
+
+def find(name_or_folder: str | pathlib.Path, *, side: str) -> pathlib.Path:
+  """A model folder, or the one that the package `side` ships under a name, such as "ours".
+
+  Args:
+    name_or_folder: a name, a model folder, or the folder of a training; folders go first.
+    side: "teachers" or "students".
+  """
+  return model_folder(shipped(registry.resolve(f"{side}:WEIGHTS", key=side), name_or_folder))
+
+
 def load_encoder(folder: str | pathlib.Path) -> Encoder:
   """The encoder of a model folder, or of a run folder that holds one under model/.
 

@@ -6,7 +6,7 @@ Each objective is an nnx module with `encoder` and `terms(batch, key) -> {name: 
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -143,13 +143,35 @@ class TeacherHead(nnx.Module):
     return self.project(self.standardise(embedding))
 
 
-class Distillation(Objective):
+class Pair(nnx.Module):
+  """What stands between a student and one teacher: both projection heads and the regression."""
+
+  def __init__(
+    self,
+    student_dim: int,
+    teacher_mean: np.ndarray,
+    teacher_sd: np.ndarray,
+    *,
+    hidden: int,
+    dim: int,
+    rngs: nnx.Rngs,
+  ):
+    self.student_head = layers.ProjectionHead(student_dim, hidden, dim, rngs=rngs)
+    self.teacher_head = TeacherHead(teacher_mean, teacher_sd, hidden, dim, rngs=rngs)
+    self.regressor = nnx.Linear(student_dim, len(teacher_mean), rngs=rngs)
+
+
+class Distillation(Pair, Objective):
   """A student learns to land on a frozen teacher's embedding of the same seconds.
 
   contrastive: two-way InfoNCE between the projections; regression: the student's linear prediction
   of the standardised teacher embedding. The gradient stops at the teacher embedding, before its
   trainable head. A share `gaps` of the student's windows lose parts of what was observed, by the
   strategies of `distill.nn.masking`, so that the student learns to read windows with gaps.
+
+  Further teachers stand in `others`, each with heads of its own. Their embeddings are the batch's
+  "teacher_2", "teacher_3", ..., and so end the names of their terms. Retrieval uses the heads of
+  the first.
   """
 
   def __init__(
@@ -158,6 +180,8 @@ class Distillation(Objective):
     *,
     teacher_mean: np.ndarray,
     teacher_sd: np.ndarray,
+    others: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+    teacher_weights: Sequence[float] = (),
     hidden: int,
     dim: int,
     contrastive: float,
@@ -168,11 +192,20 @@ class Distillation(Objective):
     gaps: float = 0.0,
     rngs: nnx.Rngs,
   ):
+    super().__init__(encoder.dim, teacher_mean, teacher_sd, hidden=hidden, dim=dim, rngs=rngs)
     self.encoder = encoder
-    self.student_head = layers.ProjectionHead(encoder.dim, hidden, dim, rngs=rngs)
-    self.teacher_head = TeacherHead(teacher_mean, teacher_sd, hidden, dim, rngs=rngs)
-    self.regressor = nnx.Linear(encoder.dim, len(teacher_mean), rngs=rngs)
-    self.weights = {"contrastive": contrastive, "regression": regression}
+    self.others = nnx.List(
+      [Pair(encoder.dim, mean, sd, hidden=hidden, dim=dim, rngs=rngs) for mean, sd in others]
+    )
+    shares = tuple(teacher_weights) or (1.0,) * (1 + len(others))
+    if len(shares) != 1 + len(others):
+      raise DistillError(
+        f"teacher.weights names {len(shares)} teachers, there are {1 + len(others)}"
+      )
+    self.weights = {}
+    for ending, share in zip(self._endings(), shares, strict=True):
+      self.weights["contrastive" + ending] = share * contrastive
+      self.weights["regression" + ending] = share * regression
     self.temperature, self.direction = temperature, direction
     self.regression_kind = regression_kind
     self.gaps = gaps
@@ -180,19 +213,31 @@ class Distillation(Objective):
 
   def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
     modality = self.encoder.spec.modality
-    teacher = jax.lax.stop_gradient(batch["teacher"])
     student = self.encoder(batch[modality], self._mask(batch, key))
+    found: dict[str, jax.Array] = {}
+    for ending, pair in zip(self._endings(), (self, *self.others), strict=True):
+      terms = self._compare(pair, student, jax.lax.stop_gradient(batch["teacher" + ending]), batch)
+      found |= {name + ending: values for name, values in terms.items()}
+    return found
+
+  def _endings(self) -> list[str]:
+    """Of the names of each teacher's terms: "", "_2", "_3", ..."""
+    return ["", *(f"_{2 + k}" for k in range(len(self.others)))]
+
+  def _compare(
+    self, pair: Pair, student: jax.Array, teacher: jax.Array, batch: Batch
+  ) -> dict[str, jax.Array]:
     contrastive = losses.info_nce(
-      self.student_head(student),
-      self.teacher_head(teacher),
+      pair.student_head(student),
+      pair.teacher_head(teacher),
       temperature=self.temperature,
       weight=self.direction,
       recording=batch["recording"],
       t0_s=batch["t0_s"],
       exclude_s=self.encoder.spec.window_s,
     )
-    target = jax.lax.stop_gradient(self.teacher_head.standardise(teacher))
-    regression = losses.regression(self.regressor(student), target, kind=self.regression_kind)
+    target = jax.lax.stop_gradient(pair.teacher_head.standardise(teacher))
+    regression = losses.regression(pair.regressor(student), target, kind=self.regression_kind)
     return {"contrastive": contrastive, "regression": regression}
 
   def _mask(self, batch: Batch, key: jax.Array) -> jax.Array:

@@ -5,12 +5,13 @@ does what must come before it and has not been done; a stage whose result is the
 one that was interrupted goes on from its last checkpoint. `distill.workdir` says what lies where.
 """
 
+import dataclasses
 import hashlib
 import math
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,12 +20,13 @@ from flax import nnx
 from tqdm import tqdm
 
 from distill import config as configs
-from distill import evaluate, models, probes, registry, report, tables, workdir
+from distill import evaluate, frozen, models, probes, registry, report, tables, workdir
 from distill.config import ConfigDict
 from distill.data import pairs, pipeline
 from distill.data.prepare import prepare as prepare_sets
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
+from distill.frozen import Teacher
 from distill.nn.encoder import Encoder
 from distill.objectives import Distillation, Objective, Supervised
 from distill.spec import PPG
@@ -33,6 +35,7 @@ from distill.workdir import Fold, clock
 
 Path = pathlib.Path
 Trained = TypeVar("Trained", bound=Objective)
+Vectors = Mapping[str, Mapping[str, np.ndarray]]  # teacher -> set -> [rows of the set, dim]
 VALIDATION_WINDOWS = 512  # of each fold: a steady loss, and seconds to compute
 
 
@@ -62,7 +65,7 @@ def pretrain(config: ConfigDict, folder: str | Path) -> list[Encoder]:
     folds = workdir.open_folds(config, folder)
     if config.pretrain.side == "student":
       return [_pretrained_student(config, folder, fold) for fold in folds]
-    return [_teacher(config, folder, fold) for fold in folds]
+    return [_encoder(config, folder, fold) for fold in folds]
 
 
 def train(config: ConfigDict, folder: str | Path) -> list[Distillation]:
@@ -98,6 +101,8 @@ def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
   """
   folder = Path(folder)
   settings = evaluate.Settings(**_plain(config.evaluate))
+  others = tuple(f"teacher_{2 + k}" for k in range(len(config.teacher.also)))
+  settings = dataclasses.replace(settings, reads_ppg=settings.reads_ppg + others)
   judged: dict[str, Any] = {}
   with clock(folder, "judge"), tqdm(list(config.data.sets), desc="judge", unit="set") as bar:
     for name in bar:
@@ -134,18 +139,36 @@ def _plain(section: ConfigDict) -> dict[str, Any]:
 # --- stage A: the teacher -----------------------------------------------------------------------
 
 
-def _teacher(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
-  if config.teacher.load:
-    stored = models.read(models.model_folder(config.teacher.load))
-    check_unseen(fold, stored, "teacher")
-    teacher = models.load_encoder(config.teacher.load)
-    _check_fits(fold, teacher, "teacher")
-    return teacher
+def _teachers(config: ConfigDict, folder: Path, fold: Fold) -> list[Teacher]:
+  """The frozen teachers in the order of the config, the first pretrained here if none is given."""
+  first = config.teacher.load or _pretrained(config, folder, fold)
+  found: list[Teacher] = []
+  for k, place in enumerate((first, *config.teacher.also), start=1):
+    name = "teacher" if k == 1 else f"teacher_{k}"
+    teacher = frozen.open_teacher(place, name=name, dtype=config.teacher.stored)
+    if isinstance(teacher, frozen.EncoderTeacher):
+      check_unseen(fold, teacher.stored, "teacher")
+      _check_fits(fold, teacher.encoder, "teacher")
+    found.append(teacher)
+  return found
+
+
+def _encoder(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
+  teacher = _teachers(config, folder, fold)[0]
+  if not isinstance(teacher, frozen.EncoderTeacher):
+    raise DistillError(
+      f"config.teacher.load {config.teacher.load} is a file of embeddings: there is no encoder to"
+      " pretrain; go on with distill train or distill run"
+    )
+  return teacher.encoder
+
+
+def _pretrained(config: ConfigDict, folder: Path, fold: Fold) -> Path:
   place = fold.folder / "teacher"
   if not (place / "model").is_dir():
     with clock(folder, "pretrain"):
       _pretrain(config, fold, place)
-  return models.load_encoder(place)
+  return place
 
 
 def _pretrain(config: ConfigDict, fold: Fold, place: Path, who: str = "teacher") -> None:
@@ -231,37 +254,43 @@ def _usable(fold: Fold, config: ConfigDict, part: str) -> list[pipeline.Rows]:
 def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
   # Its spec alone: a student that does not fit is refused before the teacher is trained.
   _check_fits(fold, nnx.eval_shape(lambda: _build(config, "student")), "student")
-  teacher = _teacher(config, folder, fold)
+  teachers = _teachers(config, folder, fold)
   place = fold.folder / "student"
   if not (place / "model").is_dir():
     with clock(folder, "embed"):
-      vectors = tables.teacher_vectors(fold, teacher)
+      vectors = {teacher.name: teacher.vectors(fold) for teacher in teachers}
     with clock(folder, "train"):
-      _train(config, fold, vectors, place)
-  zeros, ones = np.zeros(teacher.dim, np.float32), np.ones(teacher.dim, np.float32)
-  return _stored_in(place, _distillation(config, zeros, ones))
+      _train(config, fold, teachers, vectors, place)
+  blank = [(np.zeros(one.dim, np.float32), np.ones(one.dim, np.float32)) for one in teachers]
+  return _stored_in(place, _distillation(config, blank))
 
 
-def _train(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarray], place: Path) -> None:
+def _train(
+  config: ConfigDict, fold: Fold, teachers: Sequence[Teacher], vectors: Vectors, place: Path
+) -> None:
   if config.pretrain.check_probe:
-    _check_probe(config, fold, vectors)
-  parts = {
-    part: _observed_enough(_usable(fold, config, part), config.pair_coverage)
-    for part in ("train", "validation")
-  }
+    for name in vectors:
+      _check_probe(config, fold, vectors[name], name)
+  parts = {part: _taught(fold, config, part, vectors) for part in ("train", "validation")}
   targets = {
-    part: np.concatenate([vectors[rows.prepared.name][rows.rows] for rows in parts[part]])
+    part: {
+      name: np.concatenate([found[rows.prepared.name][rows.rows] for rows in parts[part]])
+      for name, found in vectors.items()
+    }
     for part in parts
   }
-  spread = np.maximum(targets["train"].std(axis=0), 1e-6)
-  objective = _distillation(config, targets["train"].mean(axis=0), spread)
+  scales = [
+    (target.mean(axis=0), np.maximum(target.std(axis=0), 1e-6))
+    for target in targets["train"].values()
+  ]
+  objective = _distillation(config, scales)
   _check_fits(fold, objective.encoder, "student")
   _start(config, fold, objective.encoder)
   sources = {
-    part: pipeline.TrainingSource(parts[part], [objective.encoder.spec], {"teacher": targets[part]})
+    part: pipeline.TrainingSource(parts[part], [objective.encoder.spec], targets[part])
     for part in parts
   }
-  _fit(config, fold, place, objective, sources, config, config.student)
+  _fit(config, fold, place, objective, sources, config, config.student, teachers)
 
 
 def _observed_enough(parts: list[pipeline.Rows], share: float) -> list[pipeline.Rows]:
@@ -275,18 +304,38 @@ def _observed_enough(parts: list[pipeline.Rows], share: float) -> list[pipeline.
   return found
 
 
-def _distillation(config: ConfigDict, mean: np.ndarray, sd: np.ndarray) -> Distillation:
+def _taught(fold: Fold, config: ConfigDict, part: str, vectors: Vectors) -> list[pipeline.Rows]:
+  """Usable rows that have a vector of every teacher."""
+  found = []
+  for rows in _observed_enough(_usable(fold, config, part), config.pair_coverage):
+    known = [
+      np.isfinite(one[rows.prepared.name][rows.rows]).all(axis=1) for one in vectors.values()
+    ]
+    found.append(rows.where(np.logical_and.reduce(known)))
+  if not sum(map(len, found)):
+    raise DistillError(f"no usable {part} window has a vector of every teacher")
+  return found
+
+
+def _distillation(
+  config: ConfigDict, scales: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> Distillation:
+  """With the (mean, sd) of each teacher's embedding."""
   return Distillation(
     _build(config, "student"),
-    teacher_mean=mean,
-    teacher_sd=sd,
+    teacher_mean=scales[0][0],
+    teacher_sd=scales[0][1],
+    others=scales[1:],
+    teacher_weights=config.teacher.weights,
     **config.head,
     **config.loss,
     rngs=nnx.Rngs(config.seed + 1),
   )
 
 
-def _check_probe(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarray]) -> None:
+def _check_probe(
+  config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarray], teacher: str = "teacher"
+) -> None:
   """Stops when the teacher's heart-rate probe does not beat the mean on validation people."""
   parts = {part: fold.rows(config, part, overlapping=False) for part in ("train", "validation")}
   for name in fold.sets:
@@ -298,7 +347,7 @@ def _check_probe(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarra
     true = sides["validation"]["hr_bpm"]
     error = float(np.mean(np.abs(probe.predict(sides["validation"].embedding) - true)))
     mean = float(np.mean(np.abs(sides["train"]["hr_bpm"].mean() - true)))
-    told = f"{name}: heart-rate probe of the teacher {error:.2f} bpm, mean {mean:.2f} bpm"
+    told = f"{name}: heart-rate probe of the {teacher} {error:.2f} bpm, mean {mean:.2f} bpm"
     tqdm.write(f"{told} (validation people)", file=sys.stderr)
     if error >= mean:
       raise DistillError(
@@ -309,7 +358,8 @@ def _check_probe(config: ConfigDict, fold: Fold, vectors: Mapping[str, np.ndarra
 
 
 def _labelled(rows: pipeline.Rows, vectors: np.ndarray) -> EmbeddingTable:
-  known = rows.where(np.isfinite(rows.column("hr_bpm")))
+  finite = np.isfinite(vectors[rows.rows]).all(axis=1)
+  known = rows.where(finite & np.isfinite(rows.column("hr_bpm")))
   columns = {name: known.column(name) for name in ("participant", "hr_bpm")}
   return EmbeddingTable(vectors[known.rows], columns)
 
@@ -362,7 +412,16 @@ def _scale(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # --- common to all training ---------------------------------------------------------------------
 
 
-def _fit(config, fold: Fold, place: Path, objective: Objective, sources, settings, section) -> None:
+def _fit(
+  config,
+  fold: Fold,
+  place: Path,
+  objective: Objective,
+  sources,
+  settings,
+  section,
+  teachers: Sequence[Teacher] = (),
+) -> None:
   """Runs the one training loop and leaves a model folder, whole or not at all."""
 
   def batches(k: int) -> Iterator[dict[str, np.ndarray]]:
@@ -381,6 +440,7 @@ def _fit(config, fold: Fold, place: Path, objective: Objective, sources, setting
     identity={
       "config": hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:16],
       "fold": fold.k,
+      "teachers": [teacher.identity for teacher in teachers],
       "devices": jax.device_count(),
     },
     label=f"{place.name} (fold {fold.k})",
@@ -397,6 +457,7 @@ def _fit(config, fold: Fold, place: Path, objective: Objective, sources, setting
       "config": config.name,
       "sets": list(fold.sets),
       "simulated": fold.simulated,
+      "teachers": [teacher.identity for teacher in teachers],
       "people_seen": sorted(map(person_hash, fold.people("train") + fold.people("validation"))),
     },
     card=_card(place.name, config, fold),
@@ -463,13 +524,13 @@ def _embedded(config: ConfigDict, folder: Path, fold: Fold) -> Path:
   if all((place / name / tables.TABLE).is_file() for name in fold.sets):
     return place
   distilled = _distilled(config, folder, fold)
-  teacher = _teacher(config, folder, fold)
+  teachers = _teachers(config, folder, fold)
   supervised = _supervised(config, folder, fold)
   with clock(folder, "embed"):
     tables.write(
       config,
       fold,
-      teacher=teacher,
+      vectors={teacher.name: teacher.vectors(fold) for teacher in teachers},
       distilled=distilled,
       untrained=_build(config, "student"),
       supervised=supervised,

@@ -1,8 +1,8 @@
 """Embeds the windows of a fold once and keeps the tables that judging reads.
 
-Training reads the frozen teacher's vectors of every stored window from here; judging reads one
-table a model over non-overlapping windows. Windows are read a stretch at a time, so that memory
-stays flat, and every model sees each stretch while it is there.
+Judging reads one table a model over non-overlapping windows. Windows are read a stretch at a time,
+so that memory stays flat, and every model sees each stretch while it is there. The vectors of
+frozen teachers come from `distill.frozen`.
 """
 
 import json
@@ -57,58 +57,6 @@ def _in_stretches(
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-# --- the frozen teacher -------------------------------------------------------------------------
-
-
-def teacher_vectors(fold: Fold, teacher: Encoder) -> dict[str, np.ndarray]:
-  """The teacher's embedding of every stored window, computed once.
-
-  Kept under <fold>/teacher_store/ with the teacher's hash, its spec and the prepared set's name.
-
-  Args:
-    fold: whose sets are embedded.
-    teacher: frozen.
-
-  Returns:
-    Set name -> [rows of the set, dim] float32.
-
-  Raises:
-    DistillError: a store of another teacher or set.
-  """
-  return {name: _stored(fold, name, prepared, teacher) for name, (prepared, _) in fold.sets.items()}
-
-
-def _stored(fold: Fold, name: str, prepared: PreparedSet, teacher: Encoder) -> np.ndarray:
-  path = fold.folder / "teacher_store" / f"{name}.npz"
-  key = {
-    "teacher": models.digest(models.parameters(teacher)),
-    "spec": teacher.spec.to_json(),
-    "set": prepared.folder.name,
-    "rows": len(prepared),
-  }
-  text = json.dumps(key, sort_keys=True)
-  if path.is_file():
-    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-      if str(file["key"]) != text:
-        raise DistillError(
-          f"{path} holds the embeddings of another teacher or set; delete it to embed again"
-        )
-      return file["embedding"]
-  forward = Forward(teacher, batch_size=BATCH)
-
-  def embed(raw: Windows) -> Windows:
-    return {"embedding": forward(*pipeline.prepare_windows(raw[PPG], teacher.spec))}
-
-  rows = np.arange(len(prepared))
-  found = _in_stretches(prepared, rows, f"teacher embeds {name}", embed)["embedding"]
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(".partial")
-  with open(partial, "wb") as file:
-    np.savez(file, key=np.array(text), embedding=found)
-  partial.replace(path)
-  return found
-
-
 # --- every model of a fold ----------------------------------------------------------------------
 
 
@@ -116,7 +64,7 @@ def write(
   config,
   fold: Fold,
   *,
-  teacher: Encoder,
+  vectors: Mapping[str, Mapping[str, np.ndarray]],
   distilled: Distillation,
   untrained: Encoder,
   supervised: Supervised,
@@ -127,13 +75,13 @@ def write(
   Args:
     config: of the run.
     fold: whose windows are embedded: non-overlapping ones of all three parts.
-    teacher: frozen.
+    vectors: teacher -> set -> [rows of the set, dim] embeddings; the first is the one that
+      retrieval searches.
     distilled: student and both heads.
     untrained: the student as it was initialised.
     supervised: the student trained on labels alone.
     pair: hash of the aligned heads.
   """
-  vectors = teacher_vectors(fold, teacher)
   encoders = {
     "student": distilled.encoder,
     "untrained": untrained,
@@ -148,7 +96,7 @@ def write(
     split = np.repeat(PARTS, [len(some) for some in picked])
     order = np.concatenate(picked)
     found = _embed_acc(prepared, order, encoders, f"students embed {name}")
-    found["teacher"] = vectors[name][order]
+    found |= {teacher: sets[name][order] for teacher, sets in vectors.items()}
     predictions = _own_head(supervised, found["supervised"], config.evaluate.targets)
     predictions |= _signal_processing(prepared, order, split, f"signal processing on {name}")
     projections = _project(distilled, found, split == "test")

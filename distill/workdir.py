@@ -156,7 +156,7 @@ def open_folds(config: ConfigDict, workdir: pathlib.Path) -> list[Fold]:
 
 
 def _folds(config: ConfigDict, name: str, prepared: PreparedSet) -> splits.Folds:
-  if config.data.splits:
+  if config.data.splits and not prepared.simulated:  # simulated people are always told by name
     return splits.load(pathlib.Path(config.data.splits) / f"{name}.txt")
   return splits.assign(sorted(set(prepared.index["participant"].tolist())))
 

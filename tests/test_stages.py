@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distill import config as configs
-from distill import models, report, stages, workdir
+from distill import frozen, models, report, stages, workdir
 from distill.errors import DistillError
 from tests import runs
 
@@ -108,7 +108,7 @@ def test_a_teacher_that_knows_no_heart_rate_stops_the_run_before_distillation(
   smoke, fold, tmp_path, monkeypatch
 ):
   words = (f"teacher.load={smoke.folder}/fold0/teacher", "pretrain.check_probe=True")
-  monkeypatch.setattr(stages.tables, "teacher_vectors", lambda fold, _: _vectors(fold, -1.0))
+  monkeypatch.setattr(frozen.EncoderTeacher, "vectors", lambda _, fold: _vectors(fold, -1.0))
   with pytest.raises(DistillError, match=r"the teacher knows no heart rate.*check_probe=False"):
     stages.train(_config(smoke, *words), tmp_path / "run")
   assert not (tmp_path / "run" / "fold0" / "student").exists()
@@ -128,9 +128,8 @@ def test_a_given_teacher_that_saw_people_held_out_here_is_refused(smoke, tmp_pat
 
 def test_the_embeddings_of_another_teacher_are_refused(smoke, fold, tmp_path):
   fold = dataclasses.replace(fold, folder=tmp_path / "fold0")
-  teacher = models.load_encoder(smoke.folder / "fold0" / "teacher")
-  store = tmp_path / "fold0" / "teacher_store"
+  store = tmp_path / "fold0" / "teacher_store" / "teacher" / "simulated"
   store.mkdir(parents=True)
-  np.savez(store / "simulated.npz", key=np.array("another"), embedding=np.zeros((3, 2)))
-  with pytest.raises(DistillError, match="embeddings of another teacher or set; delete it"):
-    stages.tables.teacher_vectors(fold, teacher)
+  (store / "key.json").write_text("{}")
+  with pytest.raises(DistillError, match=r"embeddings of another teacher or set.*delete it"):
+    frozen.open_teacher(smoke.folder / "fold0" / "teacher").vectors(fold)
