@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from distill import baselines, probes, retrieval, statistics
+from distill import baselines, probes, retrieval, similarity, statistics
 from distill.data import splits
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
@@ -189,6 +189,7 @@ def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) ->
     "folds": len(folds),
     "windows": _windows(folds, settings),
     **_retrieval(folds, settings),
+    "effective_rank": _effective_ranks(folds),
     **{part: {} for part in ("probes", "differences", "scatter", "skipped")},
     "probes_by_motion": {},
   }
@@ -263,6 +264,20 @@ def _embedded(name: str, fold: FoldTables) -> FoldTables:
     projections={side: table.where(rows[test]) for side, table in fold.projections.items()},
     predictions={key: np.asarray(values)[rows] for key, values in fold.predictions.items()},
   )
+
+
+def _effective_ranks(folds: Sequence[FoldTables]) -> dict[str, dict[str, float]]:
+  """Model -> effective rank of its embeddings of held-out windows, mean over folds, and their size.
+
+  Every fold has models of its own, so folds are not pooled.
+  """
+  ranks = {}
+  for model, first in folds[0].embeddings.items():
+    tables = [fold.embeddings[model] for fold in folds if model in fold.embeddings]
+    held = [one.embedding[one["split"] == "test"] for one in tables]
+    rank = float(np.mean([similarity.effective_rank(vectors) for vectors in held]))
+    ranks[model] = {"rank": rank, "dim": first.embedding.shape[1]}
+  return ranks
 
 
 # --- what there is --------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from distill.errors import DistillError
 from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
 from distill.retrieval import ACC_TO_PPG
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
 
 
@@ -246,6 +246,8 @@ def _set_tables(one: Mapping[str, Any], *, brief: bool = False) -> Iterator[Tabl
     yield _probe_table(one, target, rows)
   if one["probes_by_motion"] and not brief:
     yield _motion_table(one)
+  if one.get("effective_rank") and not brief:
+    yield _rank_table(one)
   if one.get("retention"):
     yield _retained_table(one["retention"])
 
@@ -415,6 +417,20 @@ def _change(row: Mapping[str, Any]) -> str:
     return ""
   ends = "" if row["lo"] is None else f" ({100 * row['lo']:+.1f} to {100 * row['hi']:+.1f})"
   return f"{100 * row['value']:+.1f}{ends}"
+
+
+def _rank_table(one: Mapping[str, Any]) -> Table:
+  """Effective rank of every model's embeddings."""
+  ranks = one["effective_rank"]
+  rows = [
+    (model_label(model), _number(ranks[model]["rank"], 1), str(ranks[model]["dim"]))
+    for model in ordered(ranks)
+  ]
+  note = (
+    "How many directions the embeddings of held-out windows use: exp of the entropy of their"
+    " singular values (RankMe). One of few means that they have collapsed."
+  )
+  return Table("Smooth effective rank", ("model", "effective rank", "dimensions"), rows, note)
 
 
 def classes_text(task: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,7 @@
-"""How alike two sets of features are: linear centred kernel alignment (CKA).
+"""What features look like without labels: how alike two tables are, how many directions one uses.
 
-Used to see, layer by layer, how far fine-tuning or merging moved an encoder from where it started.
+Linear centred kernel alignment (CKA) tells, layer by layer, how far fine-tuning or merging moved an
+encoder from where it started; the smooth effective rank tells whether embeddings have collapsed.
 """
 
 import numpy as np
@@ -58,3 +59,37 @@ def _squared_norm(x: np.ndarray, y: np.ndarray) -> float:
     rows = slice(start, start + _ROWS)
     product += (x[rows] - x_mean).T @ (y[rows] - y_mean)
   return float(np.sum(np.square(product)))
+
+
+def effective_rank(features: np.ndarray) -> float:
+  """Smooth effective rank: how many directions a table of embeddings uses.
+
+  With the singular values s_k of the table, and p_k = s_k / sum(s):
+
+      rank = exp(-sum_k p_k log p_k)
+
+  It lies between 1 and min(n, d), does not change with rotation or scale, and needs several times
+  more rows than columns. The table is not centred, as in the reference.
+
+  Args:
+    features: [n, d], finite.
+
+  Returns:
+    The rank; 0 for a table of zeros.
+
+  Raises:
+    DistillError: not a table with rows, or values that are not finite.
+
+  Reference: Garrido et al. 2023 (RankMe), arXiv 2210.02885, equation 1; Roy and Vetterli 2007.
+  """
+  features = np.asarray(features)
+  if features.ndim != 2 or 0 in features.shape:
+    raise DistillError(f"effective rank needs a table [rows, features], got {features.shape}")
+  if not np.isfinite(features).all():
+    raise DistillError("effective rank met values that are not finite; leave those rows out")
+  singular = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+  if not singular.any():
+    return 0.0
+  shares = singular / singular.sum()
+  shares = shares[shares > 0]
+  return float(np.exp(-np.sum(shares * np.log(shares))))
