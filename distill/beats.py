@@ -305,10 +305,10 @@ def detect_ppg(ppg: np.ndarray, rate_hz: float, clean: np.ndarray | None = None)
   """Pulse beats of a PPG recording of either polarity.
 
   Elgendi's detector (`systolic_peaks`) on the band-passed signal, brought to one level over 8 s
-  first: its threshold is a mean over the whole recording, which one burst of motion would lift above
-  every beat at rest. Devices differ in polarity; the systolic side is the narrow one, so it is the
-  side away from the median. Beats that are irregular, shaped unlike their neighbours or next to a gap
-  are kept with `normal` False.
+  first: its threshold is a mean over the whole recording, which one burst of motion would lift
+  above every beat at rest. Devices differ in polarity; the systolic side is the narrow one, so it
+  is the side away from the median. Beats that are irregular, shaped unlike their neighbours or next
+  to a gap are kept with `normal` False.
 
   Args:
     ppg: [time] at `rate_hz`, NaN where missing.
