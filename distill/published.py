@@ -121,18 +121,21 @@ def load(
   *,
   window_s: float | None = None,
   output: str | Sequence[str] | None = None,
+  weights: pathlib.Path | None = None,
   **options: Any,
 ) -> Encoder:
   """An encoder: of a model folder, or of a family and its checkpoint.
 
   Args:
     families: what is known by name.
-    name_or_folder: a model folder or run folder; with `path`, the name of a family.
+    name_or_folder: a model folder or run folder, or the name of a shipped model; with `path`, the
+      name of a family.
     path: checkpoint of that family, as published: a file, or for some a folder.
     window_s: seconds a window of the encoder lasts; None = what the family was trained on. Longer
       windows are cut into the family's pieces and their embeddings averaged.
     output: which of the family's vectors is the embedding; None = its default. Some families take
       several and join them.
+    weights: folder of the models that are shipped by name.
     **options: what else the family's `build` takes, such as the rate factor of a speech encoder.
 
   Raises:
@@ -151,7 +154,7 @@ def load(
       f"{family.name} needs the path of its checkpoint: load({family.name!r}, path); published at"
       f" {family.weights}"
     )
-  return models.load_encoder(name_or_folder)
+  return models.load_encoder(models.shipped(weights or pathlib.Path(), name_or_folder))
 
 
 def import_to(

@@ -1,7 +1,7 @@
 """Accelerometer encoders that learn: one file per family, each with SPEC and build.
 
-`load` opens a model folder, or a public checkpoint by the name of its family; `families` lists what
-is known, `import_student` makes a model folder of a checkpoint.
+`load` opens a model folder, "ours", which is shipped, or a public checkpoint by the name of its
+family; `families` lists what is known, `import_student` makes a model folder of a checkpoint.
 """
 
 import pathlib
@@ -11,8 +11,9 @@ from distill.nn.encoder import Encoder
 from distill.published import Family, Imported
 from students import harnet
 
-__all__ = ["families", "import_student", "load"]
+__all__ = ["WEIGHTS", "families", "import_student", "load"]
 
+WEIGHTS = pathlib.Path(__file__).parent / "weights"  # models shipped by name
 _FAMILIES = {family.name: family for family in harnet.FAMILIES}
 
 
@@ -29,7 +30,9 @@ def load(
   output: str | None = None,
 ) -> Encoder:
   """An accelerometer encoder; see `distill.published.load`."""
-  return published.load(_FAMILIES, name_or_folder, path, window_s=window_s, output=output)
+  return published.load(
+    _FAMILIES, name_or_folder, path, window_s=window_s, output=output, weights=WEIGHTS
+  )
 
 
 def import_student(

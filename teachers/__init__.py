@@ -1,7 +1,7 @@
 """PPG encoders that teach: one file per family, each with SPEC and build.
 
-`load` opens a model folder, or a public checkpoint by the name of its family; `families` lists what
-is known, `import_teacher` makes a model folder of a checkpoint.
+`load` opens a model folder, "ours", which is shipped, or a public checkpoint by the name of its
+family; `families` lists what is known, `import_teacher` makes a model folder of a checkpoint.
 """
 
 import pathlib
@@ -13,8 +13,9 @@ from distill.nn.encoder import Encoder
 from distill.published import Family, Imported
 from teachers import anyppg, heartgpt, papagei, pulseppg, speech
 
-__all__ = ["families", "import_teacher", "load"]
+__all__ = ["WEIGHTS", "families", "import_teacher", "load"]
 
+WEIGHTS = pathlib.Path(__file__).parent / "weights"  # models shipped by name
 _FAMILIES = {
   family.name: family
   for module in (papagei, pulseppg, anyppg, heartgpt, speech)
@@ -37,7 +38,13 @@ def load(
 ) -> Encoder:
   """A PPG encoder; see `distill.published.load`."""
   return published.load(
-    _FAMILIES, name_or_folder, path, window_s=window_s, output=output, **options
+    _FAMILIES,
+    name_or_folder,
+    path,
+    window_s=window_s,
+    output=output,
+    weights=WEIGHTS,
+    **options,
   )
 
 
