@@ -26,7 +26,12 @@ def tiny(*, seed, modality, window_s):
     "position_groups": 2,
   }
   return speech.build(
-    seed=seed, modality=modality, window_s=window_s, architecture=architecture, rate_factor=1
+    seed=seed,
+    modality=modality,
+    window_s=window_s,
+    architecture=architecture,
+    output="last",
+    rate_factor=1,
   )
 
 
