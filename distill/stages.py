@@ -24,7 +24,7 @@ from distill import evaluate, frozen, models, probes, registry, report, tables, 
 from distill.config import ConfigDict
 from distill.data import pairs, pipeline
 from distill.data.prepare import prepare as prepare_sets
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import EmbeddingTable, embedded
 from distill.errors import DistillError
 from distill.frozen import Teacher
 from distill.nn.encoder import Encoder
@@ -308,9 +308,8 @@ def _taught(fold: Fold, config: ConfigDict, part: str, vectors: Vectors) -> list
   """Usable rows that have a vector of every teacher."""
   found = []
   for rows in _observed_enough(_usable(fold, config, part), config.pair_coverage):
-    known = [
-      np.isfinite(one[rows.prepared.name][rows.rows]).all(axis=1) for one in vectors.values()
-    ]
+    targets = [one[rows.prepared.name][rows.rows] for one in vectors.values()]
+    known = [np.isfinite(target).all(axis=1) & embedded(target) for target in targets]
     found.append(rows.where(np.logical_and.reduce(known)))
   if not sum(map(len, found)):
     raise DistillError(f"no usable {part} window has a vector of every teacher")
