@@ -36,6 +36,7 @@ def build(
   mixes: int = 8,
   waves: int = 48,
   pool: str = "mean_sd",
+  skip: bool = True,
 ) -> PatchTransformer:
   """A freshly initialised student.
 
@@ -52,9 +53,10 @@ def build(
     mixes: mixtures of the log envelopes whose rhythm is measured.
     waves: modulation frequencies, 0.5 to 4.5 Hz.
     pool: "mean" or "mean_sd" (embedding twice as long).
+    skip: also the mean of the tokens before the blocks (embedding longer by `width`).
 
   Returns:
-    The encoder; `dim` is `width`, or twice that with "mean_sd".
+    The encoder; `dim` is `width`, or twice that with "mean_sd", and one more with `skip`.
 
   Raises:
     DistillError: sizes that do not fit each other or the window.
@@ -73,4 +75,5 @@ def build(
     waves=waves,
     rngs=rngs,
   )
-  return PatchTransformer(SPEC, stem, width=width, depth=depth, heads=heads, pool=pool, rngs=rngs)
+  sizes = {"width": width, "depth": depth, "heads": heads}
+  return PatchTransformer(SPEC, stem, **sizes, pool=pool, skip=skip, rngs=rngs)

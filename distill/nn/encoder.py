@@ -127,6 +127,7 @@ class PatchTransformer(Encoder):
     depth: int,
     heads: int,
     pool: str,
+    skip: bool = False,
     rngs: nnx.Rngs,
   ):
     if pool not in POOLINGS:
@@ -137,7 +138,8 @@ class PatchTransformer(Encoder):
     self.stem = stem
     self.pool = pool
     self.width = width
-    self.dim = width * (2 if pool == "mean_sd" else 1)
+    self.skip = skip
+    self.dim = width * ((2 if pool == "mean_sd" else 1) + skip)
     self.transformer = layers.Transformer(width, depth, heads, rngs=rngs)
 
   def tokens(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -158,7 +160,12 @@ class PatchTransformer(Encoder):
   def __call__(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     mask = self.check(signal, mask)
     tokens, observed = self.tokens(signal, mask)
-    return POOLINGS[self.pool](self.encode(tokens, observed), observed)
+    pooled = POOLINGS[self.pool](self.encode(tokens, observed), observed)
+    if not self.skip:
+      return pooled
+    # Beside what the blocks make of the tokens stands what the stem saw: the level of motion, which
+    # carries heart rate by itself, is not lost on the way.
+    return jnp.concatenate([pooled, layers.masked_mean(tokens, observed)], axis=1)
 
   @property
   def layer_names(self) -> tuple[str, ...]:
