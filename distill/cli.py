@@ -226,7 +226,14 @@ def _judging_verbs(verbs) -> None:
   parser.add_argument("--recording", metavar="FILE", help="embed this raw recording instead")
   parser.add_argument("--rate-hz", type=float, help="of the recording, samples per second")
   parser.add_argument("--columns", metavar="NAMES", help="of the recording: x,y,z in g, or ppg")
-  parser.add_argument("--out", metavar="FILE", help=".parquet or .npz to write")
+  parser.add_argument(
+    "--student", metavar="DIR", help='"ours" or the folder of a distilled student (with --source)'
+  )
+  parser.add_argument("--source", metavar="DIR", help="recordings never seen, in any known layout")
+  parser.add_argument("--layout", metavar="SET", default="", help="layout of --source, if unclear")
+  parser.add_argument(
+    "--out", metavar="PATH", help=".parquet or .npz to write; with --source a folder (embeddings)"
+  )
   parser.add_argument(
     "--space",
     choices=("embedding", "projection"),
@@ -236,7 +243,7 @@ def _judging_verbs(verbs) -> None:
   parser.add_argument(
     "--teacher",
     metavar="DIR",
-    help="project this teacher's vectors with the heads of --model, instead of the student's",
+    help="embed this teacher's side and project it with the heads of --model or --student",
   )
 
   parser = _verb(verbs, "retrieve", _retrieve, "cross-modal retrieval, with controls")
@@ -269,8 +276,14 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
     for folder in stages.embed(_config(options, overrides), options.workdir):
       _say(str(folder))
     return
+  if options.student or options.source:
+    _embed_outside(options)
+    return
   if not (options.model and options.out and (options.set or options.recording)):
-    raise DistillError("embed needs --workdir, or --model, --set (or --recording) and --out")
+    raise DistillError(
+      "embed needs --workdir, or --student and --source, or --model, --set (or --recording) and"
+      " --out"
+    )
   from distill import embeddings, tables
 
   if options.recording:
@@ -297,6 +310,23 @@ def _embed_recording(options: argparse.Namespace) -> Any:
     raise DistillError("embed --recording writes embeddings of --model alone")
   read = files.read(pathlib.Path(options.recording), options.columns.split(","))
   return tables.embed_recording(options.model, read.values, rate_hz=options.rate_hz)
+
+
+def _embed_outside(options: argparse.Namespace) -> None:
+  from distill import outside
+
+  if not (options.student and options.source):
+    raise DistillError("embed needs --student and --source together, such as --student=ours")
+  out = options.out or "embeddings"
+  written = outside.embed(
+    options.student, options.source, out, layout=options.layout, teacher=options.teacher or ""
+  )
+  for path in written.values():
+    _say(str(path))
+  _say(f"next: distill probe --embeddings={written['student']}")
+  if "teacher_projection" in written:
+    query, gallery = written["student_projection"], written["teacher_projection"]
+    _say(f"      distill retrieve --query={query} --gallery={gallery}")
 
 
 def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
@@ -431,7 +461,10 @@ def _import_teacher(options: argparse.Namespace, _: list[str]) -> None:
     window_s=options.window_s,
     output=options.output,
   )
-  dropped = f"; knowingly dropped: {', '.join(done.dropped)}" if done.dropped else ""
+  dropped = ""
+  if done.dropped:
+    some = ", ".join(done.dropped[:3]) + (", ..." if len(done.dropped) > 3 else "")
+    dropped = f"; knowingly dropped: {len(done.dropped)} tensors, listed in spec.json ({some})"
   _say(f"{done.folder}: sha256 of the checkpoint {done.sha256}{dropped}\n{done.notice}")
 
 

@@ -39,7 +39,7 @@ LAYERS = (
   ("frozen",),
   ("tables",),
   ("stages",),
-  ("missing", "day"),
+  ("missing", "day", "outside"),
   ("finetune",),
   ("retention", "layer_probe"),
   ("cli",),
