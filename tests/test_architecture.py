@@ -39,7 +39,7 @@ LAYERS = (
   ("frozen",),
   ("tables",),
   ("stages",),
-  ("missing", "day", "outside"),
+  ("missing", "day", "outside", "ship"),
   ("finetune",),
   ("retention", "layer_probe"),
   ("cli",),
