@@ -23,7 +23,8 @@ from distill.errors import DistillError
 from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
 from distill.retrieval import ACC_TO_PPG
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
+RETENTION = "retention.json"
 SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
 
 
@@ -362,6 +363,13 @@ def _motion_table(one: Mapping[str, Any]) -> Table:
     f"{level} {one['windows'][level]['n_windows']} windows" for level in one["probes_by_motion"]
   )
   return Table("MAE by motion", header, rows, f"Motion levels by SD of the acceleration: {counts}.")
+
+
+def read_retention(run_folder: str | pathlib.Path) -> dict[str, Any]:
+  """retention.json of a work folder: set name -> its comparison; empty where there is none."""
+  path = pathlib.Path(run_folder) / RETENTION
+  found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+  return found
 
 
 def retention_text(name: str, one: Mapping[str, Any]) -> str:

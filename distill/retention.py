@@ -9,7 +9,6 @@ start's. Alpha is picked on validation people.
 """
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +44,7 @@ from distill.workdir import Fold, clock
 
 Path = pathlib.Path
 PARTS = ("train", "validation", "test")
-FILE = "retention.json"
+FILE = report.RETENTION
 START, SPEECH_FT, PLAIN, EARLY = "start", "speech_ft", "plain", "early_stopping"
 BATCH = 128
 EMBEDDING = "embedding"  # among the layers, what the probes read
@@ -399,8 +398,7 @@ def load(folder: str | Path) -> dict[str, Any]:
   Raises:
     DistillError: no comparison there.
   """
-  path = Path(folder) / FILE
-  if not path.is_file():
+  found = report.read_retention(folder)
+  if not found:
     raise DistillError(f"no {FILE} in {folder}; make it with: distill retention")
-  found: dict[str, Any] = json.loads(path.read_text())
   return found

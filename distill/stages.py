@@ -108,6 +108,9 @@ def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     for name in bar:
       folds = [tables.read(folder / f"fold{k}" / "embeddings" / name) for k in config.folds]
       judged |= evaluate.evaluate({name: folds}, settings)
+  for name, kept in report.read_retention(folder).items():
+    if name in judged:
+      judged[name]["retention"] = kept
   made = report.build(
     judged,
     timing=workdir.read_timing(folder),

@@ -4,12 +4,13 @@ import json
 import shutil
 
 import jax.numpy as jnp
+import jsonschema
 import numpy as np
 import pytest
 from flax import nnx
 
 import students.transformer
-from distill import cli, embeddings, finetune, models, plots, report, retention
+from distill import cli, embeddings, finetune, models, plots, report, retention, stages, workdir
 from distill import config as configs
 from distill.errors import DistillError
 from distill.nn import layers
@@ -181,6 +182,17 @@ def test_the_comparison_leaves_table_and_plot(found, capsys):
   assert json.loads((folder / retention.FILE).read_text())["simulated"] == one
   with pytest.raises(DistillError, match=r"no retention.json"):
     retention.load(folder / "plots")
+
+
+def test_the_report_of_the_run_shows_it(found, smoke, tmp_path):
+  run = tmp_path / "run"
+  shutil.copytree(smoke.folder, run)
+  shutil.copy(found[0] / retention.FILE, run)
+  made = stages.judge(workdir.read_config(run), run)
+  jsonschema.validate(made, json.loads(report.SCHEMA.read_text()))
+  assert made["sets"]["simulated"]["retention"] == found[1]
+  assert "Speech-FT, alpha 0.25" in report.markdown(made)
+  assert (run / "plots" / "simulated_retention.svg").is_file()
 
 
 # --- layers ---------------------------------------------------------------------------------------
