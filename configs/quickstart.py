@@ -12,7 +12,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.name = "quickstart"
   # Many people and few minutes each: passes over the same people teach identities, not beats.
   config.data.simulated.participants = 1400
-  config.data.simulated.minutes = 10
+  config.data.simulated.minutes = 12
   config.teacher.patch = 40
   config.teacher.pool = "mean_sd"
   config.pretrain.steps = 900
@@ -20,12 +20,12 @@ def get_config(variant: str = "") -> ConfigDict:
   config.pretrain.objective.depth = 1
   config.pretrain.eval_every = 150
   config.loss.temperature = 0.1
-  config.steps = 400
-  config.supervised.steps = 300
+  config.steps = 320
+  config.supervised.steps = 280
   for section in (config, config.supervised):
     section.optim.learning_rate = 2e-3
     section.optim.weight_decay = 0.05
-    section.eval_every = 60
+    section.eval_every = 80
   if variant == "smoke":
     return _smoke(config)
   if variant:
