@@ -20,6 +20,11 @@ def _cohort():
   return day.simulate(160, 0)
 
 
+@functools.cache
+def _encoder():
+  return students.day.build(seed=0, width=8, depth=1, heads=2, patch=240)
+
+
 def _auc(values, positive):
   rank = stats.rankdata(values)
   n = positive.sum()
@@ -32,8 +37,7 @@ def test_a_day_has_26_channels_of_1440_minutes_and_3744_tokens():
   assert (1440 // 10) * 26 == 3744
   config = configs.load(f"{ROOT}/configs/aim_day.py")
   assert config.student.patch == 10
-  small = students.day.build(seed=0, width=16, depth=1, heads=2, patch=240)
-  assert small.stem.tokens == 6 * 26
+  assert _encoder().stem.tokens == 6 * 26
 
 
 def test_a_person_is_the_same_in_every_cohort():
@@ -109,8 +113,7 @@ def test_the_rivals_of_infilling_are_what_their_names_say():
 
 @pytest.mark.parametrize(("kind", "share"), days.INFILL.items())
 def test_hidden_tokens_are_whole_and_of_the_asked_share(kind, share):
-  encoder = students.day.build(seed=0, width=8, depth=1, heads=2, patch=240)
-  hidden = days._hidden(encoder, 5, kind, share, 0)
+  hidden = days._hidden(_encoder(), 5, kind, share, 0)
   tokens = hidden.reshape(5, 6, 240, 26)
   assert (tokens.all(axis=2) == tokens.any(axis=2)).all()
   np.testing.assert_allclose(hidden.mean(axis=(1, 2)), share, atol=0.01)
@@ -130,6 +133,7 @@ def test_errors_count_what_was_hidden_and_known():
 def test_an_encoder_of_minutes_is_refused():
   config = configs.load(f"{ROOT}/configs/aim_day.py:smoke")
   with config.unlocked():
-    config.student = configs.ConfigDict({"build": "students.axes:build", "width": 16, "depth": 1})
+    config.student = configs.ConfigDict({"build": "teachers.transformer:build", "width": 16})
+    config.student.depth, config.student.heads = 1, 2
   with pytest.raises(DistillError, match=r"such as students\.day:build"):
     days._encoder(config)
