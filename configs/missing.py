@@ -6,13 +6,16 @@ trains the rival, the same student on complete windows alone, and judges both as
 observed. Sizes, steps and rates are ours.
 
   distill missing --config=configs/missing.py --workdir=runs/missing
+  distill missing --config=configs/missing.py:wrists --config.data.source=DIR --workdir=runs/gaps
 """
+
+import pathlib
 
 from distill.config import ConfigDict, base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """On a simulated cohort; "smoke" is the same in seconds, too small to learn anything."""
+  """On a simulated cohort; "wrists" on recorded ones, "smoke" in seconds, to see that it runs."""
   config = base()
   config.name = f"missing:{variant}" if variant else "missing"
   config.data.simulated.participants = 500
@@ -31,8 +34,13 @@ def get_config(variant: str = "") -> ConfigDict:
   config.optim.weight_decay = 0.05
   if variant == "smoke":
     _shrink(config)
+  elif variant == "wrists":
+    config.folds = (0, 1, 2, 3, 4)
+    config.data.sets = ("bami", "wesad", "stress_predict")
+    config.data.splits = str(pathlib.Path(__file__).parent / "splits")
+    config.data.hop_s = 20.0  # real minutes are few: training cuts them at three offsets
   elif variant:
-    raise ValueError(f"unknown variant {variant!r}; there is: smoke")
+    raise ValueError(f"unknown variant {variant!r}; there are: smoke, wrists")
   return config
 
 

@@ -186,10 +186,14 @@ def judge(config: ConfigDict, folder: Path, *, shares=SHARES) -> dict[str, Any]:
     folds = workdir.open_folds(config, place)
   for name in config.data.sets:
     parts = [_Judged(config, folder, fold, name, shares) for fold in folds]
+    # A fold without labels of a target has no errors of it.
+    measured = [
+      m
+      for m in next(iter(parts[0].errors.values()))
+      if all(m in next(iter(part.errors.values())) for part in parts)
+    ]
     errors = {
-      key: {
-        m: np.concatenate([part.errors[key][m] for part in parts]) for m in parts[0].errors[key]
-      }
+      key: {m: np.concatenate([part.errors[key][m] for part in parts]) for m in measured}
       for key in parts[0].errors
     }
     who = np.concatenate([part.participant for part in parts])
@@ -212,6 +216,8 @@ class _Judged:
     rows = {part: fold.rows(config, part, overlapping=False)[name] for part in PARTS}
     test = rows["test"]
     test = test.where(test.column("ppg_usable"))
+    if not len(test):
+      raise DistillError(f"fold {fold.k} of {name} has no test window with usable PPG to search")
     test = test.where(np.unique(np.linspace(0, len(test) - 1, WINDOWS).astype(int)))
     self.participant = np.char.add(f"{name}/", test.column("participant"))
     self._test, self._seed = test, config.seed
@@ -254,6 +260,8 @@ class _Judged:
       columns = {n: rows[part].column(n) for n in ("participant", *self._config.evaluate.targets)}
       tables[part] = EmbeddingTable(student.embed(self._raw(rows[part], ACC), "mask"), columns)
     for target in self._config.evaluate.targets:
+      if not all(np.isfinite(table[target]).any() for table in tables.values()):
+        continue
       fit = probes.fit(tables["train"], tables["validation"], target, self._config.evaluate.alphas)
       student.probes[target] = fit
 
