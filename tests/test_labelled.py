@@ -1,6 +1,5 @@
 """Sets for probes alone, read from files written in the layout of the official distributions."""
 
-import importlib
 import pathlib
 
 import numpy as np
@@ -146,7 +145,7 @@ def test_mitbih(tmp_path):
 
 @pytest.mark.parametrize("name", labelled.READERS)
 def test_absent_files_are_told_with_where_to_get_them(name, tmp_path):
-  source = importlib.import_module(labelled.READERS[name]).SOURCE
+  source = labelled.READERS[name].SOURCE
   with pytest.raises(DistillError, match=r"set data\.source") as caught:
     labelled.open_set(name, _data(""))
   assert source in str(caught.value)

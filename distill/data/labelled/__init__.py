@@ -5,7 +5,6 @@ no builders of `distill.data.datasets`. `open_set` reads the official files and 
 windows in memory.
 """
 
-import importlib
 import pathlib
 from typing import Any
 
@@ -13,15 +12,16 @@ import numpy as np
 import tqdm
 
 from distill import signals
+from distill.data.labelled import hhar, mitbih, motionsense, pamap2
 from distill.errors import DistillError
 from distill.spec import ACC, SignalSpec
 
 # Name -> module with SOURCE, TARGET, read(folder) -> recordings, label(recording, t0_s, window_s).
-READERS = {
-  "pamap2": "distill.data.labelled.pamap2",
-  "hhar": "distill.data.labelled.hhar",
-  "motionsense": "distill.data.labelled.motionsense",
-  "mitbih": "distill.data.labelled.mitbih",
+READERS: dict[str, Any] = {
+  "pamap2": pamap2,
+  "hhar": hhar,
+  "motionsense": motionsense,
+  "mitbih": mitbih,
 }
 MIN_COVERAGE = 0.5
 
@@ -62,7 +62,7 @@ def open_set(name: str, data_config: Any) -> LabelledSet:
   Raises:
     DistillError: no source, no files, or a file that is not as published.
   """
-  reader = importlib.import_module(READERS[name])
+  reader = READERS[name]
   if not data_config.source:
     raise DistillError(
       f"set {name} needs its official files: set data.source to the folder that holds {name}/"
