@@ -185,11 +185,11 @@ def adapt(encoder: Encoder, rank: int, *, rngs: nnx.Rngs) -> None:
   LoRA (Hu et al. 2021, arXiv 2106.09685): x W + x A B with B = 0 at first.
   """
   freeze(encoder)
-  front = encoder.FRONT_END.split(".") if encoder.FRONT_END else None
+  front = encoder.FRONT_END.split(".") if encoder.FRONT_END else [None]
   for path, one in list(nnx.iter_modules(encoder)):
-    if front and [str(part) for part in path[: len(front)]] == front:
-      continue
     for name, value in list(vars(one).items()):
+      if [str(part) for part in (*path, name)][: len(front)] == front:
+        continue
       if isinstance(value, nnx.Linear):
         sizes = value.in_features, rank, value.out_features
         setattr(one, name, nnx.LoRA(*sizes, base_module=value, rngs=rngs))
