@@ -430,7 +430,7 @@ def _change(row: Mapping[str, Any]) -> str:
 def _rank_table(one: Mapping[str, Any]) -> Table:
   """Effective rank of every model's embeddings."""
   ranks = one["effective_rank"]
-  rows = [
+  rows: list[tuple[str, ...]] = [
     (model_label(model), _number(ranks[model]["rank"], 1), str(ranks[model]["dim"]))
     for model in ordered(ranks)
   ]
