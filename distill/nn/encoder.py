@@ -178,6 +178,7 @@ class PatchTransformer(Encoder):
       short: Any = nnx.clone(self)
       short.transformer.depth = count
       short.transformer.norm = _same
+      short.skip = False
       found[name] = short(signal, mask)
     return found
 
