@@ -33,6 +33,7 @@ def build(
   fill: int = 10,
   min_coverage: float = 0.3,
   pool: str = "mean_sd",
+  skip: bool = True,
 ) -> PatchTransformer:
   """A freshly initialised student on the rhythm of each axis.
 
@@ -51,6 +52,7 @@ def build(
     fill: longest gap that is bridged, samples.
     min_coverage: share of a token that must be seen.
     pool: "mean" or "mean_sd" (embedding twice as long).
+    skip: whether the mean of the stem's tokens stands beside that.
 
   Returns:
     The encoder.
@@ -75,7 +77,9 @@ def build(
     waves=waves,
     rngs=rngs,
   )
-  return PatchTransformer(SPEC, stem, width=width, depth=depth, heads=heads, pool=pool, rngs=rngs)
+  return PatchTransformer(
+    SPEC, stem, width=width, depth=depth, heads=heads, pool=pool, skip=skip, rngs=rngs
+  )
 
 
 def build_patches(
