@@ -121,7 +121,16 @@ def _training_verbs(verbs) -> None:
     ("layers", _layers, "probe every layer of frozen encoders for classes, people held out"),
   ):
     parser = _verb(verbs, name, act, text)
+    if name == "prepare":
+      parser.add_argument("sets", nargs="*", metavar="SET", help="in place of a config: data sets")
+      parser.add_argument("--source", metavar="DIR", help="where the files of those sets lie")
     _config_options(parser, workdir=name != "prepare")
+
+  parser = _verb(verbs, "inspect", _inspect, "what lies in a folder, and what is wrong with it")
+  parser.add_argument("folder", metavar="DIR", help="official files, or your own with a manifest")
+  parser.add_argument("--set", metavar="NAME", default="", help="read it as this set")
+  parser.add_argument("--picture", metavar="FILE", help="PNG of which minutes are there and usable")
+  parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def _config_options(parser: argparse.ArgumentParser, *, workdir: bool) -> None:
@@ -146,8 +155,25 @@ def _config(options: argparse.Namespace, overrides: list[str]) -> configs.Config
 def _prepare(options: argparse.Namespace, overrides: list[str]) -> None:
   from distill import stages
 
-  for name, folder in stages.prepare(_config(options, overrides)).items():
+  if not options.sets:
+    if options.source:
+      raise DistillError("--source belongs to named sets: distill prepare SET --source=DIR")
+    config = _config(options, overrides)
+  else:
+    config = configs.load(options.config or "", overrides)
+    config.data.sets = tuple(options.sets)
+    config.data.source = options.source or config.data.source
+  for name, folder in stages.prepare(config).items():
     _say(f"{name}: {folder}")
+
+
+def _inspect(options: argparse.Namespace, _: list[str]) -> None:
+  from distill.data.inspect import inspect, picture
+
+  found = inspect(options.folder, configs.base().data, set_name=options.set, progress=True)
+  _say(json.dumps(found.to_json(), indent=1) if options.json else found.to_text())
+  if options.picture:
+    picture(found, options.picture)
 
 
 def _pretrain(options: argparse.Namespace, overrides: list[str]) -> None:

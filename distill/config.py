@@ -66,6 +66,7 @@ def base() -> ConfigDict:
   config.data.min_template_r = 0.8
   config.data.min_spectral_purity = 0.3
   config.data.workers = 2
+  config.data.runner = ""  # of Apache Beam, such as "DirectRunner"; "" cuts in `workers` processes
   config.data.simulated = ConfigDict(
     {"participants": 40, "minutes": 20, "device": "fine", "amplitude": 1.0, "gaps": True, "seed": 0}
   )
@@ -128,20 +129,6 @@ def base() -> ConfigDict:
   config.finetune.log_every = 20
   config.finetune.eval_every = 50
 
-  config.day = ConfigDict({"participants": 4000, "seed": 0})  # of the cohort of `distill day`
-
-  config.layers = ConfigDict()
-  config.layers.tasks = ("simulated/activity", "simulated/arrhythmia")  # SET/COLUMN
-  config.layers.encoders = ()  # NAME=MODEL_FOLDER, none of which has seen held-out people
-  config.layers.random = ConfigDict({"build": "teachers.speech:small"})
-  config.layers.shares = (0.1,)  # of the training people, beside all of them
-
-  config.evaluate = ConfigDict()
-  config.evaluate.galleries = (
-    100,
-  )  # sizes of the repeated galleries; the whole set is always added
-  config.evaluate.repeats = 20
-  config.evaluate.targets = ("hr_bpm", "sdnn_ms", "rmssd_ms")
   config.retention = ConfigDict()
   config.retention.alphas = (0.1, 0.25, 0.5, 0.75, 1.0)  # 1 is fine-tuned without a step back
   config.retention.probes = ("hr_bpm", "sdnn_ms", "rmssd_ms", "activity")
@@ -150,6 +137,20 @@ def base() -> ConfigDict:
   config.retention.share = 0.9  # of plain fine-tuning's gain that the chosen alpha must reach
   config.retention.loss = 0.02  # of any other measure that its interval must exclude
 
+  config.layers = ConfigDict()
+  config.layers.tasks = ("simulated/activity", "simulated/arrhythmia")  # SET/COLUMN
+  config.layers.encoders = ()  # NAME=MODEL_FOLDER, none of which has seen held-out people
+  config.layers.random = ConfigDict({"build": "teachers.speech:small"})
+  config.layers.shares = (0.1,)  # of the training people, beside all of them
+
+  config.day = ConfigDict({"participants": 4000, "seed": 0})  # of the cohort of `distill day`
+
+  config.evaluate = ConfigDict()
+  config.evaluate.galleries = (
+    100,
+  )  # sizes of the repeated galleries; the whole set is always added
+  config.evaluate.repeats = 20
+  config.evaluate.targets = ("hr_bpm", "sdnn_ms", "rmssd_ms")
   config.evaluate.alphas = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
   config.evaluate.seed = 0
   return config
@@ -160,16 +161,16 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
 
   Args:
     path: a Python file with `get_config()`; `path:argument` calls `get_config(argument)`, such as
-      "configs/quickstart.py:smoke".
+      "configs/quickstart.py:smoke". "" takes the defaults of `base()`.
     overrides: strings "--config.optim.learning_rate=3e-4".
 
   Raises:
     DistillError: no such file, an override that cannot be applied, a key that nobody reads.
   """
   file, _, argument = str(path).partition(":")
-  if not pathlib.Path(file).is_file():
+  if file and not pathlib.Path(file).is_file():
     raise DistillError(f"no config file at {file}; the shipped ones are in configs/")
-  config = _get_config(pathlib.Path(file), argument)
+  config = _get_config(pathlib.Path(file), argument) if file else base()
   # What is built decides which other keys there are.
   builds = [text for text in overrides if text.partition("=")[0].endswith(".build")]
   config = _filled(_apply(config, builds))
