@@ -146,9 +146,7 @@ def base() -> ConfigDict:
   config.day = ConfigDict({"participants": 4000, "seed": 0})  # of the cohort of `distill day`
 
   config.evaluate = ConfigDict()
-  config.evaluate.galleries = (
-    100,
-  )  # sizes of the repeated galleries; the whole set is always added
+  config.evaluate.galleries = (100,)  # sizes of repeated galleries; the whole set is always added
   config.evaluate.repeats = 20
   config.evaluate.targets = ("hr_bpm", "sdnn_ms", "rmssd_ms")
   config.evaluate.alphas = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
