@@ -177,7 +177,7 @@ def test_markdown_tables_are_whole(made):
   text = report.markdown(made)
   for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
     assert len({line.count("|") for line in block.splitlines()}) == 1
-  assert text.count("### ") == 5
+  assert text.count("### ") == 6
   assert "Seed 7" in text
   assert "train 2.8 min" in text
   assert "jax 0.10.2" in text
