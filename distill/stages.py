@@ -255,6 +255,8 @@ def _usable(fold: Fold, config: ConfigDict, part: str) -> list[pipeline.Rows]:
 
 
 def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
+  for prepared, _ in fold.sets.values():
+    pipeline.check_pairs(prepared)
   # Its spec alone: a student that does not fit is refused before the teacher is trained.
   _check_fits(fold, nnx.eval_shape(lambda: _build(config, "student")), "student")
   teachers = _teachers(config, folder, fold)

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
+from distill import config, stages
 from distill.data import pipeline
 from distill.errors import DistillError
 from tests.conftest import ROOT
@@ -89,3 +91,13 @@ def test_preparing_takes_no_more_memory_for_more_people():
   run = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
   few, many = (int(line) for line in run.stdout.split())
   assert many - few < 25_000  # kB
+
+
+def test_a_set_of_two_devices_is_never_distilled(tmp_path):
+  apart = types.SimpleNamespace(
+    name="galaxyppg", specs={"ppg": None, "acc": None}, same_device=False
+  )
+  fold = types.SimpleNamespace(sets={"galaxyppg": (apart, None)})
+  with pytest.raises(DistillError, match="different devices and clocks"):
+    stages._distilled(config.base(), tmp_path, fold)
+  assert not list(tmp_path.iterdir())
