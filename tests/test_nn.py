@@ -99,6 +99,25 @@ def test_the_filter_bank_measures_band_energy():
     assert abs(np.log2(centres_hz[energy.argmax()] / hz)) < 0.5
 
 
+@pytest.mark.parametrize(("taps", "frame"), [(25, 5), (8, 3), (3, 10)])
+def test_band_energy_is_the_power_of_a_plain_convolution(taps, frame):
+  stem = FilterbankStem(
+    600, 8, rate_hz=50.0, filters=6, taps=taps, frame=frame, stretch=20, hop=20, mixes=2, waves=4,
+    rngs=nnx.Rngs(0),
+  )  # fmt: skip
+  rng = np.random.default_rng(0)
+  signal = rng.normal(size=(2, 600, 3)).astype(np.float32)
+  bank = rng.normal(size=(taps, 6)).astype(np.float32)
+  stem.bank[...] = jnp.asarray(bank)
+  expected = np.zeros((2, 600 // frame, 6))
+  for window, axis, k in np.ndindex(2, 3, 6):
+    # A network's convolution does not turn the filter round; its odd sample comes last.
+    padded = np.pad(signal[window, :, axis], ((taps - 1) // 2, taps // 2))
+    filtered = np.correlate(padded, bank[:, k], mode="valid")
+    expected[window, :, k] += np.square(filtered).reshape(-1, frame).mean(axis=1)
+  np.testing.assert_allclose(stem.band_energy(jnp.asarray(signal)), expected, rtol=2e-5)
+
+
 def test_embed_takes_any_rate_and_names_what_is_too_short():
   encoder = _encoder("student")
   rng = np.random.default_rng(0)

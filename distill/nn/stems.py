@@ -4,6 +4,8 @@ A stem maps (signal [batch, time, channels], mask of the same shape) to (tokens 
 observed [batch, n]). What lies under the mask never reaches a token.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +131,7 @@ class FilterbankStem(nnx.Module):
   """
 
   lanes = 1
+  FRAMES_AT_ONCE = 50
   FLOOR_G2 = 1e-9  # (0.03 milli-g)^2, below the noise of the finest sensors in use
   # About the power that noise alone gives in one stretch, where the logarithm is nearly linear.
   FLOOR_POWER = 0.3
@@ -168,14 +171,33 @@ class FilterbankStem(nnx.Module):
     self.rate = RateReader(mixes, waves, width, rngs=rngs)
 
   def band_energy(self, signal: jax.Array) -> jax.Array:
-    """[batch, time, axes] -> [batch, frames, filters]: frame mean square, summed over axes."""
+    """[batch, time, axes] -> [batch, frames, filters]: frame mean square, summed over axes.
+
+    The filtered signal is `filters` times the size of the signal, and only its power in each frame
+    is wanted: it is made a few frames at a time, and again for the gradient, so that it stays in
+    the cache (3 to 4 times faster on CPU than one convolution). A frame is filtered at its `frame`
+    places by one matrix product with the bank shifted to each of them.
+    """
     batch, time, axes = signal.shape
-    lanes = jnp.moveaxis(signal, 2, 1).reshape(batch * axes, time, 1)
-    filtered = jax.lax.conv_general_dilated(
-      lanes, self.bank[...][:, None, :], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
-    )
-    energy = jnp.square(filtered).reshape(batch, axes, self.frames, self.frame, -1)
-    return jnp.sum(jnp.mean(energy, axis=3), axis=1)
+    at_once = math.gcd(self.frames, self.FRAMES_AT_ONCE)
+    reach = self.frame + self.taps - 1
+    around = ((self.taps - 1) // 2, self.taps // 2)
+    lanes = jnp.pad(jnp.moveaxis(signal, 2, 1), ((0, 0), (0, 0), around))
+    shifted = [
+      jnp.pad(self.bank[...], ((i, self.frame - 1 - i), (0, 0))) for i in range(self.frame)
+    ]
+    bank = jnp.concatenate(shifted, axis=1)  # [reach, frame * filters]
+    samples = self.frame * np.arange(at_once)[:, None] + np.arange(reach)
+
+    @jax.checkpoint
+    def some(start: jax.Array) -> jax.Array:
+      length = (at_once - 1) * self.frame + reach
+      near = jax.lax.dynamic_slice_in_dim(lanes, start, length, axis=2)
+      filtered = (near[:, :, samples] @ bank).reshape(batch, axes, at_once, self.frame, -1)
+      return jnp.sum(jnp.mean(jnp.square(filtered), axis=3), axis=1)
+
+    energy = jax.lax.map(some, jnp.arange(0, time, at_once * self.frame))
+    return jnp.moveaxis(energy, 0, 1).reshape(batch, self.frames, -1)
 
   def frames_observed(self, mask: jax.Array) -> jax.Array:
     """[batch, time, axes] bool -> [batch, frames]: each sample under the filters was seen."""
