@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import fft, signal
 
+from distill import signals
 from distill.errors import DistillError
 
 # Rates that count as a human pulse, beats per minute.
@@ -50,7 +51,7 @@ def motion_features(acc: np.ndarray, rate_hz: float) -> np.ndarray:
 
 def _motion(acc: np.ndarray, rate_hz: float) -> np.ndarray:
   observed = np.isfinite(acc).mean(axis=(1, 2))[:, None]
-  acc = fill(acc)
+  acc = _filled(acc)
   mean = acc.mean(axis=1)
   gravity = np.linalg.norm(mean, axis=1, keepdims=True)
   moving = acc - mean[:, None, :]
@@ -159,7 +160,7 @@ def acc_heart_rate(acc: np.ndarray, rate_hz: float) -> np.ndarray:
     )
   rates = []
   for part in _batches(acc):
-    vibration = _band_pass(fill(part), rate_hz, VIBRATION_BAND_HZ)
+    vibration = _band_pass(_filled(part), rate_hz, VIBRATION_BAND_HZ)
     rates.append(pulse_rate(np.linalg.norm(vibration, axis=2), rate_hz))
   return np.concatenate(rates)
 
@@ -181,7 +182,7 @@ def ppg_heart_rate(ppg: np.ndarray, rate_hz: float) -> np.ndarray:
     DistillError: wrong shape or rate.
   """
   _check(ppg, rate_hz, channels=1)
-  parts = (_band_pass(fill(part), rate_hz, PULSE_BAND_HZ)[:, :, 0] for part in _batches(ppg))
+  parts = (_band_pass(_filled(part), rate_hz, PULSE_BAND_HZ)[:, :, 0] for part in _batches(ppg))
   return np.concatenate([pulse_rate(part, rate_hz) for part in parts])
 
 
@@ -229,29 +230,9 @@ def _vertex(values: np.ndarray, best: np.ndarray) -> np.ndarray:
   return np.where(inner == best, np.clip(offset, -0.5, 0.5), 0.0)
 
 
-def fill(windows: np.ndarray) -> np.ndarray:
-  """Gaps filled by straight lines, held at the ends; zero where a channel has no sample at all.
-
-  Args:
-    windows: [n, time, channels]; NaN where missing.
-
-  Returns:
-    [n, time, channels] float64, finite.
-  """
-  windows = np.asarray(windows, np.float64)
-  observed = np.isfinite(windows)
-  if observed.all():
-    return windows
-  time = windows.shape[1]
-  place = np.arange(time)[None, :, None]
-  before = np.maximum.accumulate(np.where(observed, place, -1), axis=1)
-  after = np.minimum.accumulate(np.where(observed, place, time)[:, ::-1], axis=1)[:, ::-1]
-  left, right = np.where(before < 0, after, before), np.where(after == time, before, after)
-  values = np.where(observed, windows, 0.0)
-  start = np.take_along_axis(values, np.clip(left, 0, time - 1), axis=1)
-  stop = np.take_along_axis(values, np.clip(right, 0, time - 1), axis=1)
-  share = np.divide(place - left, right - left, out=np.zeros(windows.shape), where=right > left)
-  return start + share * (stop - start)
+def _filled(windows: np.ndarray) -> np.ndarray:
+  """Finite float64 copy of [n, time, channels] windows in which NaN is missing."""
+  return signals.fill_gaps(windows.astype(np.float64), np.isfinite(windows))
 
 
 def _band_pass(wave: np.ndarray, rate_hz: float, band_hz: tuple[float, float]) -> np.ndarray:

@@ -18,7 +18,7 @@ from flax import nnx
 from scipy import stats
 from tqdm import tqdm
 
-from distill import baselines, models, probes, registry, report, stages, workdir
+from distill import baselines, models, probes, registry, report, signals, stages, workdir
 from distill import config as configs
 from distill.config import ConfigDict
 from distill.data import labelled, physiology, pipeline, splits
@@ -170,7 +170,7 @@ def rhythm_features(wave: np.ndarray, rate_hz: float) -> np.ndarray:
   Returns:
     [n, 16] float32, finite.
   """
-  filled = baselines.fill(wave)[:, :, 0]
+  filled = signals.fill_gaps(wave.astype(np.float64), np.isfinite(wave))[:, :, 0]
   centred = filled - filled.mean(axis=1, keepdims=True)
   sd = centred.std(axis=1, keepdims=True)
   centred = np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 1e-12)

@@ -67,20 +67,13 @@ def fill_gaps(samples: np.ndarray, observed: np.ndarray) -> np.ndarray:
   Returns:
     [..., time, channels], the dtype of `samples`.
   """
-  if observed.all():
-    return samples
-  time = np.arange(samples.shape[-2])[:, None]
-  before = np.maximum.accumulate(np.where(observed, time, -1), axis=-2)
-  last = samples.shape[-2]
-  after = np.flip(np.minimum.accumulate(np.flip(np.where(observed, time, last), -2), -2), -2)
-  nothing = (before < 0) & (after == last)
-  left = np.where(before < 0, after, before).clip(0, last - 1)
-  right = np.where(after == last, before, after).clip(0, last - 1)
-  share = (time - left) / np.maximum(right - left, 1)
-  known = np.where(observed, samples, 0)
-  low, high = np.take_along_axis(known, left, -2), np.take_along_axis(known, right, -2)
-  bridged = np.where(nothing, 0.0, low + (high - low) * share)
-  return np.where(observed, samples, bridged).astype(samples.dtype)
+  filled = np.where(observed, samples, 0).astype(samples.dtype)
+  lanes, seen = np.moveaxis(filled, -2, -1), np.moveaxis(observed, -2, -1)  # views
+  time = np.arange(samples.shape[-2])
+  for lane in zip(*np.nonzero(~seen.all(axis=-1) & seen.any(axis=-1)), strict=True):
+    known = time[seen[lane]]
+    lanes[lane] = np.interp(time, known, lanes[lane][known])
+  return filled
 
 
 def resample(samples: np.ndarray, rate_hz: float, to_hz: float) -> np.ndarray:

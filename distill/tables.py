@@ -181,13 +181,11 @@ def _embed_acc(
   prepared: PreparedSet, rows: np.ndarray, encoders: Mapping[str, Encoder], label: str
 ) -> Windows:
   forwards = {name: Forward(encoder, batch_size=BATCH) for name, encoder in encoders.items()}
+  specs = {encoder.spec for encoder in encoders.values()}
   rate_hz = prepared.specs[ACC].rate_hz
 
   def embed(raw: Windows) -> Windows:
-    ready = {
-      encoder.spec: pipeline.prepare_windows(raw[ACC], encoder.spec)
-      for encoder in encoders.values()
-    }
+    ready = {spec: pipeline.prepare_windows(raw[ACC], spec) for spec in specs}
     out = {name: forward(*ready[encoders[name].spec]) for name, forward in forwards.items()}
     features = baselines.motion_features(raw[ACC], rate_hz)
     return out | {"motion_features": features.astype(np.float32)}

@@ -102,18 +102,6 @@ def test_cadence_is_among_the_features():
   np.testing.assert_allclose(baselines.motion_features(acc, 50.0)[:, -3], [1.8, 2.7], atol=0.02)
 
 
-def test_gaps_are_filled_by_straight_lines():
-  wave = np.array([np.nan, 1, np.nan, np.nan, 4, np.nan])[None, :, None]
-  np.testing.assert_allclose(baselines.fill(wave)[0, :, 0], [1, 1, 2, 3, 4, 4])
-  both = np.random.default_rng(3).normal(size=(4, 50, 2))
-  both[np.random.default_rng(4).uniform(size=both.shape) < 0.4] = np.nan
-  for i, c in np.ndindex(4, 2):
-    known = np.flatnonzero(np.isfinite(both[i, :, c]))
-    expected = np.interp(np.arange(50), known, both[i, known, c])
-    np.testing.assert_allclose(baselines.fill(both)[i, :, c], expected, rtol=1e-12)
-  assert (baselines.fill(np.full((1, 5, 1), np.nan)) == 0).all()
-
-
 def test_session_clock_reads_the_minute_and_falls_back_to_the_mean():
   train_s = np.array([0.0, 30, 60, 60, 120, 0])
   values = np.array([60.0, 70, 90, 100, np.nan, 65])

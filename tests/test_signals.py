@@ -234,3 +234,19 @@ def test_adjacent_windows_share_no_sample_and_start_within_half_a_sample(
 def test_window_and_hop_must_be_positive(window_s, hop_s):
   with pytest.raises(DistillError, match="positive"):
     signals.window_starts(0.0, 100.0, window_s, hop_s)
+
+
+def test_gaps_are_filled_by_straight_lines():
+  wave = np.array([np.nan, 1, np.nan, np.nan, 4, np.nan])[None, :, None]
+  np.testing.assert_allclose(
+    signals.fill_gaps(wave, np.isfinite(wave))[0, :, 0], [1, 1, 2, 3, 4, 4]
+  )
+  both = np.random.default_rng(3).normal(size=(4, 50, 2))
+  both[np.random.default_rng(4).uniform(size=both.shape) < 0.4] = np.nan
+  filled = signals.fill_gaps(both, np.isfinite(both))
+  for i, c in np.ndindex(4, 2):
+    known = np.flatnonzero(np.isfinite(both[i, :, c]))
+    expected = np.interp(np.arange(50), known, both[i, known, c])
+    np.testing.assert_allclose(filled[i, :, c], expected, rtol=1e-12)
+  nothing = np.full((1, 5, 1), np.nan)
+  assert (signals.fill_gaps(nothing, np.isfinite(nothing)) == 0).all()
