@@ -1,5 +1,6 @@
 """distill.data.pipeline at scale: shards of one order, workers, memory that stays flat."""
 
+import pickle
 import subprocess
 import sys
 import types
@@ -9,7 +10,9 @@ import pytest
 
 from distill import config, stages
 from distill.data import pipeline
+from distill.data.store import open_set
 from distill.errors import DistillError
+from teachers.transformer import SPEC
 from tests.conftest import ROOT
 
 
@@ -55,6 +58,24 @@ def test_a_shard_resumes_at_any_batch():
 
 def test_workers_change_nothing():
   np.testing.assert_array_equal(_take(6, workers=1, start=2), _take(8)[2:])
+
+
+def test_kept_windows_are_the_windows_and_stay_within_their_memory(smoke, monkeypatch):
+  """A source that keeps all, one that keeps three, and one that reads each time agree."""
+  prepared = open_set(smoke.set_folder)
+  size = sum(values.nbytes for values in pipeline.load_window(prepared[0]["ppg"], SPEC).values())
+  made = []
+  for room in (2**30, 3 * size + 1, 0):
+    monkeypatch.setattr(pipeline, "KEPT_BYTES", room)
+    source = pipeline.TrainingSource([pipeline.Rows(prepared, np.arange(6))], [SPEC], {})
+    made.append([source[i] for i in (0, 1, 2, 3, 4, 5, 0, 4)])
+    assert len(source._kept) == min(room // size, 6)
+    assert len(pickle.loads(pickle.dumps(source))._kept) == 0
+  for keeps in made[:2]:
+    for kept, read in zip(keeps, made[2], strict=True):
+      assert kept.keys() == read.keys()
+      for name in read:
+        np.testing.assert_array_equal(kept[name], read[name])
 
 
 @pytest.mark.parametrize(

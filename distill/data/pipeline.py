@@ -6,7 +6,7 @@ ones, every one of them, in order. Both go through `load_window`, so there is on
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -148,8 +148,13 @@ class Source(Protocol):
   def __getitem__(self, i: int) -> dict[str, np.ndarray]: ...
 
 
+# Prepared windows that a source keeps in memory: reading and filtering one takes longer than the
+# training step on it, and training passes over the same windows many times.
+KEPT_BYTES = 2**30
+
+
 class TrainingSource:
-  """The windows of some rows as training examples.
+  """The windows of some rows as training examples, kept in memory up to `KEPT_BYTES`.
 
   Args:
     parts: rows of one or more sets; rows of different sets are different recordings.
@@ -168,20 +173,35 @@ class TrainingSource:
     first = np.full(self._recording.max() + 1, np.inf)
     np.minimum.at(first, self._recording, self._t0_s)
     self._t0_s = (self._t0_s - first[self._recording]).astype(np.float32)
+    self._kept: dict[int, dict[str, np.ndarray]] = {}
+    self._free_bytes = KEPT_BYTES
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**self.__dict__, "_kept": {}, "_free_bytes": KEPT_BYTES}  # each worker keeps its own
 
   def __len__(self) -> int:
     return int(self._stops[-1])
 
   def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+    windows = self._kept.get(i)
+    if windows is None:
+      windows = self._signals(i)
+      size = sum(values.nbytes for values in windows.values())
+      if size <= self._free_bytes:
+        self._kept[i] = windows
+        self._free_bytes -= size
+    example = {name: values[i] for name, values in self._extra.items()}
+    return example | {"recording": self._recording[i], "t0_s": self._t0_s[i]} | windows
+
+  def _signals(self, i: int) -> dict[str, np.ndarray]:
     which = int(np.searchsorted(self._stops, i, side="right"))
     part = self._parts[which]
     local = i - (self._stops[which] - len(part))
     raw = part.prepared[int(part.rows[local])]
-    example = {name: values[i] for name, values in self._extra.items()}
-    example |= {"recording": self._recording[i], "t0_s": self._t0_s[i]}
+    found: dict[str, np.ndarray] = {}
     for spec in self._specs:
-      example |= load_window(raw[spec.modality], spec)
-    return example
+      found |= load_window(raw[spec.modality], spec)
+    return found
 
 
 def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:
