@@ -341,7 +341,7 @@ def _agreement(
   row = table[scatter["model"]]
   figure = Figure(figsize=(10, 4.2), layout="constrained")
   left, right = figure.subplots(1, 2)
-  look = {"s": 13, "color": _ACCENT, "alpha": 0.4, "linewidths": 0}
+  look = {"s": 13, "color": _ACCENT, "alpha": 0.4, "linewidths": 0, "rasterized": True}
   left.scatter(true, predicted, **look)
   span = np.array([min(true.min(), predicted.min()), max(true.max(), predicted.max())])
   left.plot(span, span, color=_INK, linewidth=1)

@@ -193,8 +193,9 @@ class FilterbankStem(nnx.Module):
     def some(start: jax.Array) -> jax.Array:
       length = (at_once - 1) * self.frame + reach
       near = jax.lax.dynamic_slice_in_dim(lanes, start, length, axis=2)
-      filtered = (near[:, :, samples] @ bank).reshape(batch, axes, at_once, self.frame, -1)
-      return jnp.sum(jnp.mean(jnp.square(filtered), axis=3), axis=1)
+      power = jnp.square(near[:, :, samples].reshape(-1, reach) @ bank)
+      power = power.reshape(batch, axes, at_once, self.frame, -1)
+      return jnp.sum(jnp.mean(power, axis=3), axis=1)
 
     energy = jax.lax.map(some, jnp.arange(0, time, at_once * self.frame))
     return jnp.moveaxis(energy, 0, 1).reshape(batch, self.frames, -1)
