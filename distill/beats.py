@@ -331,6 +331,34 @@ def detect_ppg(ppg: np.ndarray, rate_hz: float, clean: np.ndarray | None = None)
   return _beats(times_s, regular(times_s) & alike & seen, "ppg")
 
 
+def upstrokes(pulse: Beats, clean: np.ndarray, rate_hz: float) -> Beats:
+  """The same pulses read a second time: where the wave rises most steeply to each peak.
+
+  Peak and upstroke are two fiducial points in common use; noise moves them differently, so what
+  two labels differ by tells the error of either.
+
+  Args:
+    pulse: of `detect_ppg`, seconds after the first sample.
+    clean: [time] `clean_ppg` of the same signal.
+    rate_hz: its samples per second.
+
+  Returns:
+    One beat for each of `pulse`; not `normal` where that one is not, or where the interval to a
+    neighbour is out of line.
+  """
+  reach = round(PULSE_HALF_S * rate_hz)
+  peaks = np.round(pulse.times_s * rate_hz).astype(int)
+  if not len(peaks) or len(clean) <= reach:
+    return pulse
+  slope = np.gradient(clean)
+  before = (peaks[:, None] + np.arange(-reach, 1)).clip(0, len(clean) - 1)
+  upright = np.sign(clean[peaks.clip(0, len(clean) - 1)])[:, None]
+  steepest = before[np.arange(len(peaks)), np.argmax(upright * slope[before], axis=1)]
+  at = refine_peaks(np.abs(slope), steepest)
+  times_s = at / rate_hz
+  return _beats(times_s, pulse.normal & regular(times_s), pulse.origin)
+
+
 def systolic_peaks(clean: np.ndarray, rate_hz: float) -> np.ndarray:
   """Systolic peaks of an upright band-passed PPG [time], as [peaks] int positions.
 

@@ -16,7 +16,7 @@ from distill import baselines, probes, retrieval, similarity, statistics
 from distill.data import splits
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
-from distill.spec import TARGETS
+from distill.spec import ERRORS, TARGETS
 
 PARTS = ("train", "validation", "test")
 STUDENT, MEAN, OWN_MEAN, CLOCK = "student", "mean", "own_mean", "session_clock"
@@ -64,14 +64,12 @@ class Settings(retrieval.Settings):
     targets: label columns to probe.
     alphas: ridge penalties to choose from on validation people.
     reads_ppg: models that see the PPG; labels made of that PPG are circular for them.
-    label_error_sd: target -> SD of the labels' own error, where it was estimated.
     scatter: most windows per set and target that a report keeps for its scatter plots.
   """
 
   targets: tuple[str, ...] = TARGETS
   alphas: tuple[float, ...] = probes.ALPHAS
   reads_ppg: tuple[str, ...] = ("teacher", "ppg_signal_processing")
-  label_error_sd: Mapping[str, float] = dataclasses.field(default_factory=dict)
   scatter: int = 2000
 
 
@@ -434,13 +432,20 @@ def _scores(scored: _Scored, target: str, settings: Settings) -> dict[str, Any]:
       scored.columns["participant"],
       target=target,
       label_origin=origin,
-      label_error_sd=settings.label_error_sd.get(target),
+      label_error_sd=_label_error_sd(scored.columns, target),
     )
     circular = "ppg" in origin.split("+") and model in settings.reads_ppg
     if model == MEAN:
       row["r"] = np.nan  # folds have different means: a correlation over folds would be an artefact
     table[model] = row | {"circular": circular, **scored.notes[model]}
   return table
+
+
+def _label_error_sd(columns: Mapping[str, np.ndarray], target: str) -> float | None:
+  """Root mean square difference of two readings of the labels; None where there is no second."""
+  errors = columns.get(ERRORS.get(target, ""), np.zeros(0))
+  errors = errors[np.isfinite(errors)]
+  return float(np.sqrt(np.mean(np.square(errors, dtype=np.float64)))) if len(errors) else None
 
 
 def _differences(scored: _Scored) -> dict[str, Any]:

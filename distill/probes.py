@@ -225,8 +225,8 @@ def score(
     mae {value, lo, hi}: mean over participants of their MAE with its t interval; mae_pooled over
     windows; r, r2 over windows; r_within: r after each participant's own means are removed; bias,
     sd_error; sd_predicted, sd_true; n_windows, n_participants, label_origin; half_rate, double_rate
-    (shares, heart rate only); measurable (None where the labels' error is not known). What cannot
-    be computed, such as r of a constant, is NaN.
+    (shares, heart rate only); label_error_sd; measurable (None where the labels' error is not
+    known). What cannot be computed, such as r of a constant, is NaN.
 
   Raises:
     DistillError: nothing to score, lengths that differ, or NaN.
@@ -253,6 +253,7 @@ def score(
     "n_windows": len(true),
     "n_participants": mae.n,
     "label_origin": label_origin,
+    "label_error_sd": label_error_sd,
     "measurable": measurable(true, label_error_sd),
   }
   if target == "hr_bpm":

@@ -333,10 +333,12 @@ def _probe_table(one: Mapping[str, Any], target: str, rows: Mapping[str, Any]) -
   )
   if any_row["measurable"] is False:
     title += "; NOT MEASURABLE, its labels err by more than half of their spread"
+  doubt = any_row["label_error_sd"]
+  known = f", that of their own error {_number(doubt, 1)} {unit} (two readings)" if doubt else ""
   note = (
-    f"SD of the labels {_number(any_row['sd_true'], 1)} {unit}. MAE is the mean over participants"
-    " of their MAE with a 95 % t interval; differences are paired by participant, negative means"
-    " that the student is better."
+    f"SD of the labels {_number(any_row['sd_true'], 1)} {unit}{known}. MAE is the mean over"
+    " participants of their MAE with a 95 % t interval; differences are paired by participant,"
+    " negative means that the student is better."
   )
   if any(row["circular"] for row in rows.values()):
     note += " Circular: the labels were made of the same PPG that this model sees."

@@ -17,6 +17,8 @@ DAY = "day"  # a day of summaries, one a minute and channel
 
 # Continuous targets of the probes. NaN where a window has no valid label.
 TARGETS = ("hr_bpm", "sdnn_ms", "rmssd_ms")
+# Label -> column of what it differs by from a second reading of the same beats.
+ERRORS = {"hr_bpm": "hr_error_bpm", "sdnn_ms": "sdnn_error_ms", "rmssd_ms": "rmssd_error_ms"}
 
 NORMALISATIONS = ("none", "gravity", "zscore")
 BAND_FILTERS = ("butterworth2", "butterworth3", "pyppg")

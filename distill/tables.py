@@ -23,7 +23,7 @@ from distill.errors import DistillError
 from distill.evaluate import FoldTables
 from distill.nn.encoder import Encoder, Forward
 from distill.objectives import Distillation, Supervised
-from distill.spec import ACC, PPG
+from distill.spec import ACC, ERRORS, PPG
 from distill.workdir import Fold
 
 PARTS = ("train", "validation", "test")
@@ -33,6 +33,7 @@ TABLE = "table.json"
 # Columns of a prepared set that travel with its embeddings.
 COLUMNS = (
   *("participant", "recording", "t0_s", "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50", "activity"),
+  *ERRORS.values(),
   *("age", "sex", "motion_g", "complete", "ppg_usable", "hr_origin", "hrv_origin"),
 )
 

@@ -168,6 +168,22 @@ def test_rmssd_survives_64_hz(rmssd, polarity):
   assert beats.rmssd_ms(rounded) > truth + 2  # what whole samples would have read
 
 
+@pytest.mark.parametrize("polarity", [1, -1])
+def test_upstrokes_are_a_second_reading_of_the_same_pulses(polarity):
+  """Steepest rise of a Gaussian wave: its width over sqrt(2) before the top."""
+  times = pulses.beat_times(300, sd_ms=20, seed=3)
+  ppg = polarity * pulses.ppg_of(times, 300)
+  clean = beats.clean_ppg(ppg, 64.0)
+  peaks = beats.detect_ppg(ppg, 64.0, clean)
+  rises = beats.upstrokes(peaks, clean, 64.0)
+  assert len(rises.times_s) == len(peaks.times_s)
+  assert rises.normal.sum() > 0.9 * peaks.normal.sum()
+  ahead_s = (peaks.times_s - rises.times_s)[rises.normal]
+  np.testing.assert_allclose(np.median(ahead_s), 0.09 / np.sqrt(2), atol=0.02)
+  assert ahead_s.std() < 0.005
+  assert len(beats.upstrokes(beats.detect_ppg(np.zeros(6400), 64.0), clean, 64.0).times_s) == 0
+
+
 def test_detection_is_not_upset_by_a_burst_of_motion():
   times = pulses.beat_times(120, seed=4)
   ppg = pulses.ppg_of(times, 120, noise=0.02)

@@ -153,9 +153,15 @@ def test_a_target_without_labels_is_skipped_aloud():
 
 
 def test_noisy_labels_make_a_target_not_measurable(folds):
-  settings = dataclasses.replace(SETTINGS, label_error_sd={"rmssd_ms": 12.0})
-  table = evaluate.evaluate({"s": folds}, settings)["s"]["probes"]
-  assert table["rmssd_ms"]["student"]["measurable"] is False
+  signs = [np.resize([-1.0, 1.0, np.nan], len(fold.columns["split"])) for fold in folds]
+  for error_sd, measurable in ((12.0, False), (0.5, True)):
+    twice = [
+      with_columns(fold, rmssd_error_ms=error_sd * sign)
+      for fold, sign in zip(folds, signs, strict=True)
+    ]
+    table = evaluate.evaluate({"s": twice}, SETTINGS)["s"]["probes"]
+    assert table["rmssd_ms"]["student"]["measurable"] is measurable
+    assert table["rmssd_ms"]["student"]["label_error_sd"] == pytest.approx(error_sd)
   assert table["hr_bpm"]["student"]["measurable"] is None
 
 

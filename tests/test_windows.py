@@ -12,6 +12,7 @@ from distill.data import windows
 from distill.data.recording import Beats, HeartRateTrack, Recording, Signal, Stretch
 from distill.data.windows import WindowSettings, cut_recording
 from distill.errors import DistillError
+from distill.spec import ERRORS
 from tests import pulses
 
 SETTINGS = WindowSettings()
@@ -145,6 +146,10 @@ def test_labels_from_pulses_agree_with_true_beats():
     assert true.columns["rmssd_ms"] == expected.rmssd_ms.value
     assert (true.columns["hr_origin"], true.columns["hrv_origin"]) == ("ecg", "ecg")
     assert (ours.columns["hr_origin"], ours.columns["hrv_origin"]) == ("ppg", "ppg")
+    # Clean pulses: the second reading agrees within a few ms, and is not the first one again.
+    assert 0 < abs(ours.columns["rmssd_error_ms"]) < 5
+    assert 0 < abs(ours.columns["hr_error_bpm"]) < 0.5
+    assert np.isnan([true.columns[name] for name in ERRORS.values()]).all()
     assert ours.columns["hr_bpm"] == pytest.approx(expected.hr_bpm.value, abs=0.3)
     assert ours.columns["sdnn_ms"] == pytest.approx(expected.sdnn_ms.value, abs=2)
     assert ours.columns["ppg_usable"]

@@ -17,7 +17,7 @@ from distill.errors import DistillError
 from distill.spec import MODALITIES, SignalSpec
 
 SET_FILE, INDEX_FILE, LEFT_OUT_FILE = "set.json", "index.npz", "left_out.json"
-FORMAT = 2
+FORMAT = 3
 SPLIT = "windows"  # the one TFDS split; participants are split by distill.data.splits
 
 # Column -> dtype. Numbers that are not known or not valid are NaN, texts are "".
@@ -34,6 +34,10 @@ COLUMNS: dict[str, Any] = {
   "rmssd_ms": np.float32,
   "sdnn_detrended_ms": np.float32,
   "pnn50": np.float32,  # percent
+  # The label minus a second reading of the same pulses; 0 of simulated beats, NaN of others.
+  "hr_error_bpm": np.float32,
+  "sdnn_error_ms": np.float32,
+  "rmssd_error_ms": np.float32,
   "hr_origin": np.str_,  # "ecg", "chest_strap", "simulated", "ppg", or "" where not valid
   "hrv_origin": np.str_,
   "activity": np.str_,

@@ -17,7 +17,7 @@ from distill import signals
 from distill.data.recording import Beats, Recording, Signal
 from distill.errors import DistillError
 from distill.quality import Quality, ppg_qualities
-from distill.spec import ACC, MODALITIES, PPG, SignalSpec
+from distill.spec import ACC, ERRORS, MODALITIES, PPG, SignalSpec
 
 UNITS = {PPG: "au", ACC: "g"}
 CHANNELS = {PPG: ("ppg",), ACC: ("x", "y", "z")}
@@ -98,6 +98,7 @@ class _Prepared:
   even: Mapping[str, Signal]
   clean: np.ndarray  # [time] band-passed PPG
   pulse: Beats  # of the PPG, on the recording's clock
+  upstroke: Beats  # of the same pulses, a second reading
 
   def at(self, name: str, t0_s: float) -> np.ndarray:
     signal = self.even[name]
@@ -203,11 +204,13 @@ def _prepare(
     even[name] = dataclasses.replace(signal, samples=samples, rate_hz=spec.rate_hz)
   if PPG not in even:
     nothing = Beats(np.zeros(0), np.zeros(0, bool), "ppg")
-    return _Prepared(recording, settings, even, np.zeros(0), nothing)
+    return _Prepared(recording, settings, even, np.zeros(0), nothing, nothing)
   ppg = even[PPG]
   clean = beats_module.clean_ppg(ppg.samples[:, 0], ppg.rate_hz)
   pulse = beats_module.detect_ppg(ppg.samples[:, 0], ppg.rate_hz, clean)
-  return _Prepared(recording, settings, even, clean, beats_module.shifted(pulse, ppg.start_s))
+  upstroke = beats_module.upstrokes(pulse, clean, ppg.rate_hz)
+  pulse, upstroke = (beats_module.shifted(one, ppg.start_s) for one in (pulse, upstroke))
+  return _Prepared(recording, settings, even, clean, pulse, upstroke)
 
 
 def _columns(
@@ -270,12 +273,24 @@ def _labels(prepared: _Prepared, t0_s: float, quality: Quality, motion: float) -
     name: getattr(found, name).value if hrv_valid else np.nan
     for name in ("sdnn_ms", "rmssd_ms", "sdnn_detrended_ms", "pnn50")
   }
-  return columns | {
+  columns |= {
     "hr_bpm": hr.value if hr_valid else np.nan,
     "hr_origin": hr_origin if hr_valid else "",
     "hrv_origin": source.origin if hrv_valid else "",
     "stationary": steady,
   }
+  return columns | _label_errors(prepared, t0_s, columns)
+
+
+def _label_errors(prepared: _Prepared, t0_s: float, columns: Mapping[str, Any]) -> dict[str, float]:
+  """Of each label: itself minus what a second reading of the same pulses says."""
+  origins = {name: columns["hr_origin" if name == "hr_bpm" else "hrv_origin"] for name in ERRORS}
+  errors = {ERRORS[name]: 0.0 if origins[name] == "simulated" else np.nan for name in ERRORS}
+  if "ppg" in origins.values():
+    second = beats_module.labels(prepared.upstroke, t0_s, prepared.settings.window_s)
+    read = {name: getattr(second, name).value for name in ERRORS if origins[name] == "ppg"}
+    errors |= {ERRORS[name]: columns[name] - value for name, value in read.items()}
+  return errors
 
 
 def motion_g(acc: np.ndarray, rate_hz: float) -> np.ndarray:
