@@ -11,8 +11,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config = base()
   config.name = "quickstart"
   # Many people and few minutes each: passes over the same people teach identities, not beats.
-  config.data.simulated.participants = 1400
-  config.data.simulated.minutes = 12
+  config.data.simulated.participants = 2100
+  config.data.simulated.minutes = 8
   config.teacher.patch = 40
   config.teacher.pool = "mean_sd"
   config.pretrain.steps = 600
