@@ -12,7 +12,7 @@ demo: .venv/installed  ## the main job on a simulated cohort: table on the termi
 	$(BIN)/distill run --config=configs/quickstart.py --workdir=runs/demo
 
 test: .venv/installed-test  ## all tests, on the checked-out code
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: .venv/installed-test  ## style
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Strict numerics for every test, the shared smoke run, and the real recordings that may stand
 beside the checkout."""
 
+import fcntl
 import os
 import pathlib
 import tempfile
@@ -19,10 +20,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Compiling is most of the time of a small run: runs of the same shapes share it, also those in
-# processes of their own, which inherit the environment.
-_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+# processes of their own and in the other processes of pytest, which inherit the environment.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 for _name, _value in (
-  ("jax_compilation_cache_dir", _COMPILED.name),
+  ("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]),
   ("jax_persistent_cache_min_compile_time_secs", 0.0),
   ("jax_persistent_cache_min_entry_size_bytes", -1),
 ):
@@ -63,5 +66,13 @@ def shared_weights() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory) -> runs.Run:
   """The finished run of configs/quickstart.py:smoke; copy what is to be changed."""
-  folder = tmp_path_factory.mktemp("smoke")
-  return runs.smoke(folder / "run", folder / "prepared")
+  base = tmp_path_factory.getbasetemp()
+  # Processes of pytest have folders of their own below a common one, in which one of them makes it.
+  folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
+  folder.mkdir(exist_ok=True)
+  with open(folder / "lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    out = folder / "out.txt"
+    if not out.is_file():
+      out.write_text(runs.smoke(folder / "run", folder / "prepared").out)
+  return runs.Run(folder / "run", folder / "prepared", out.read_text())

@@ -1,7 +1,6 @@
 """The encoder contract, and the patch transformer that teachers and students are built from."""
 
 import abc
-import functools
 from typing import Any, ClassVar
 
 import jax
@@ -99,7 +98,8 @@ class Forward:
   """
 
   def __init__(self, encoder: Encoder, *, batch_size: int):
-    self._graphdef, self._state = nnx.split(encoder)
+    graphdef, self._state = nnx.split(encoder)
+    self._forward = jax.jit(lambda state, x, mask: nnx.merge(graphdef, state)(x, mask))
     self._dim, self._batch_size = encoder.dim, batch_size
 
   def __call__(self, windows: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -108,14 +108,8 @@ class Forward:
     for start in range(0, len(windows), self._batch_size):
       x, m = windows[start : start + self._batch_size], mask[start : start + self._batch_size]
       pad = [(0, self._batch_size - len(x)), (0, 0), (0, 0)]
-      found = _forward(self._graphdef, self._state, np.pad(x, pad), np.pad(m, pad))
-      out.append(np.asarray(found)[: len(x)])
+      out.append(np.asarray(self._forward(self._state, np.pad(x, pad), np.pad(m, pad)))[: len(x)])
     return np.concatenate(out)
-
-
-@functools.partial(jax.jit, static_argnums=0)  # one compilation for all encoders built alike
-def _forward(graphdef: nnx.GraphDef, state: nnx.State, x: jax.Array, mask: jax.Array) -> jax.Array:
-  return nnx.merge(graphdef, state)(x, mask)
 
 
 class PatchTransformer(Encoder):
