@@ -6,15 +6,15 @@ import os
 import pathlib
 import tempfile
 
+from tests import runs
+
 # Before jax is imported: eight devices on one CPU, so that data parallelism is tested for real.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {runs.COMPILE_FAST}")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import absl.flags
 import jax
 import pytest
-
-from tests import runs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -6,12 +6,13 @@ import pathlib
 import nbclient
 import nbformat
 
+from tests import runs
 from tests.conftest import ROOT
 
 
 def test_quickstart_runs_to_its_plot(tmp_path, monkeypatch):
   # The kernel is a process of its own, with one device.
-  monkeypatch.delenv("XLA_FLAGS", raising=False)
+  monkeypatch.setenv("XLA_FLAGS", runs.COMPILE_FAST)
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   notebook = nbformat.read(ROOT / "notebooks" / "00_quickstart.ipynb", as_version=4)
   text = "\n".join(cell.source for cell in notebook.cells)
