@@ -24,6 +24,7 @@ MIN_PULSE_R = 0.7  # of a pulse with the average of its neighbours, below which 
 PULSE_BAND_HZ = (0.5, 8.0)  # Elgendi et al. 2013, PLoS ONE 8(10): e76585
 PULSE_HALF_S = 0.3  # half-width of the stretch around a peak that is called its pulse
 PULSE_NEIGHBOURS = 21
+ALIGN_S = 0.06  # farthest that a pulse is moved to fit its neighbours
 LEVEL_S = 8.0  # stretch over which the PPG is brought to one level before detection
 MIN_HR_COVERAGE, MIN_HR_INTERVALS = 0.5, 3
 MIN_HRV_COVERAGE, MIN_HRV_INTERVALS = 0.8, 10
@@ -331,11 +332,11 @@ def detect_ppg(ppg: np.ndarray, rate_hz: float, clean: np.ndarray | None = None)
   return _beats(times_s, regular(times_s) & alike & seen, "ppg")
 
 
-def upstrokes(pulse: Beats, clean: np.ndarray, rate_hz: float) -> Beats:
-  """The same pulses read a second time: where the wave rises most steeply to each peak.
+def aligned(pulse: Beats, clean: np.ndarray, rate_hz: float) -> Beats:
+  """The same pulses read a second time: where each fits the average of its neighbours best.
 
-  Peak and upstroke are two fiducial points in common use; noise moves them differently, so what
-  two labels differ by tells the error of either.
+  A peak is three samples, this is the whole wave: noise moves the two differently, so what two
+  labels differ by tells the error of either.
 
   Args:
     pulse: of `detect_ppg`, seconds after the first sample.
@@ -343,19 +344,18 @@ def upstrokes(pulse: Beats, clean: np.ndarray, rate_hz: float) -> Beats:
     rate_hz: its samples per second.
 
   Returns:
-    One beat for each of `pulse`; not `normal` where that one is not, or where the interval to a
-    neighbour is out of line.
+    One beat for each of `pulse`, at most `ALIGN_S` from it; not `normal` where that one is not, or
+    where the interval to a neighbour is out of line.
   """
-  reach = round(PULSE_HALF_S * rate_hz)
-  peaks = np.round(pulse.times_s * rate_hz).astype(int)
-  if not len(peaks) or len(clean) <= reach:
+  if not len(pulse.times_s):
     return pulse
-  slope = np.gradient(clean)
-  before = (peaks[:, None] + np.arange(-reach, 1)).clip(0, len(clean) - 1)
-  upright = np.sign(clean[peaks.clip(0, len(clean) - 1)])[:, None]
-  steepest = before[np.arange(len(peaks)), np.argmax(upright * slope[before], axis=1)]
-  at = refine_peaks(np.abs(slope), steepest)
-  times_s = at / rate_hz
+  shapes = pulses(clean, rate_hz, pulse.times_s)
+  template = ndimage.uniform_filter1d(shapes, PULSE_NEIGHBOURS, axis=0, mode="nearest")
+  lags = np.arange(-round(ALIGN_S * rate_hz), round(ALIGN_S * rate_hz) + 1)
+  moved = [pulses(clean, rate_hz, pulse.times_s + lag / rate_hz) for lag in lags]
+  fit = np.stack([(shape * template).sum(1) for shape in moved], axis=1)
+  best = [refine_peaks(row, [int(row.argmax())])[0] for row in fit]
+  times_s = pulse.times_s + (np.array(best) + lags[0]) / rate_hz
   return _beats(times_s, pulse.normal & regular(times_s), pulse.origin)
 
 

@@ -98,7 +98,7 @@ class _Prepared:
   even: Mapping[str, Signal]
   clean: np.ndarray  # [time] band-passed PPG
   pulse: Beats  # of the PPG, on the recording's clock
-  upstroke: Beats  # of the same pulses, a second reading
+  aligned: Beats  # of the same pulses, a second reading
 
   def at(self, name: str, t0_s: float) -> np.ndarray:
     signal = self.even[name]
@@ -208,9 +208,9 @@ def _prepare(
   ppg = even[PPG]
   clean = beats_module.clean_ppg(ppg.samples[:, 0], ppg.rate_hz)
   pulse = beats_module.detect_ppg(ppg.samples[:, 0], ppg.rate_hz, clean)
-  upstroke = beats_module.upstrokes(pulse, clean, ppg.rate_hz)
-  pulse, upstroke = (beats_module.shifted(one, ppg.start_s) for one in (pulse, upstroke))
-  return _Prepared(recording, settings, even, clean, pulse, upstroke)
+  aligned = beats_module.aligned(pulse, clean, ppg.rate_hz)
+  pulse, aligned = (beats_module.shifted(one, ppg.start_s) for one in (pulse, aligned))
+  return _Prepared(recording, settings, even, clean, pulse, aligned)
 
 
 def _columns(
@@ -287,7 +287,7 @@ def _label_errors(prepared: _Prepared, t0_s: float, columns: Mapping[str, Any]) 
   origins = {name: columns["hr_origin" if name == "hr_bpm" else "hrv_origin"] for name in ERRORS}
   errors = {ERRORS[name]: 0.0 if origins[name] == "simulated" else np.nan for name in ERRORS}
   if "ppg" in origins.values():
-    second = beats_module.labels(prepared.upstroke, t0_s, prepared.settings.window_s)
+    second = beats_module.labels(prepared.aligned, t0_s, prepared.settings.window_s)
     read = {name: getattr(second, name).value for name in ERRORS if origins[name] == "ppg"}
     errors |= {ERRORS[name]: columns[name] - value for name, value in read.items()}
   return errors
