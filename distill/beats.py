@@ -354,7 +354,7 @@ def aligned(pulse: Beats, clean: np.ndarray, rate_hz: float) -> Beats:
   lags = np.arange(-round(ALIGN_S * rate_hz), round(ALIGN_S * rate_hz) + 1)
   moved = [pulses(clean, rate_hz, pulse.times_s + lag / rate_hz) for lag in lags]
   fit = np.stack([(shape * template).sum(1) for shape in moved], axis=1)
-  best = [refine_peaks(row, [int(row.argmax())])[0] for row in fit]
+  best = [refine_peaks(row, np.array([row.argmax()]))[0] for row in fit]
   times_s = pulse.times_s + (np.array(best) + lags[0]) / rate_hz
   return _beats(times_s, pulse.normal & regular(times_s), pulse.origin)
 
