@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Half of the time of these tests went into making machine code faster that runs for milliseconds.
+# Much of the time of these tests went into making machine code faster that runs for milliseconds.
 COMPILE_FAST = "--xla_backend_optimization_level=0"
 CONFIG = f"--config={ROOT}/configs/quickstart.py:smoke"
 

@@ -148,8 +148,8 @@ class Source(Protocol):
   def __getitem__(self, i: int) -> dict[str, np.ndarray]: ...
 
 
-# Prepared windows that a source keeps in memory: reading and filtering one takes longer than the
-# training step on it, and training passes over the same windows many times.
+# Prepared windows that a source keeps in memory: training passes over the same windows many times,
+# and reading and filtering them again would slow its steps down.
 KEPT_BYTES = 2**30
 
 

@@ -98,7 +98,7 @@ class _Prepared:
   even: Mapping[str, Signal]
   clean: np.ndarray  # [time] band-passed PPG
   pulse: Beats  # of the PPG, on the recording's clock
-  aligned: Beats  # of the same pulses, a second reading
+  aligned: Beats  # of the same pulses, a second reading where no beats are given
 
   def at(self, name: str, t0_s: float) -> np.ndarray:
     signal = self.even[name]
@@ -208,7 +208,9 @@ def _prepare(
   ppg = even[PPG]
   clean = beats_module.clean_ppg(ppg.samples[:, 0], ppg.rate_hz)
   pulse = beats_module.detect_ppg(ppg.samples[:, 0], ppg.rate_hz, clean)
-  aligned = beats_module.aligned(pulse, clean, ppg.rate_hz)
+  # Read where labels come from pulses: beats that are known need no second reading.
+  known = recording.beats is not None
+  aligned = pulse if known else beats_module.aligned(pulse, clean, ppg.rate_hz)
   pulse, aligned = (beats_module.shifted(one, ppg.start_s) for one in (pulse, aligned))
   return _Prepared(recording, settings, even, clean, pulse, aligned)
 
