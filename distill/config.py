@@ -91,7 +91,7 @@ def base() -> ConfigDict:
 
   config.student = ConfigDict()
   config.student.build = "students.transformer:build"
-  # Model folder that the student starts from, "{fold}" standing for the fold; "" for a random one.
+  # "ours" or the model folder that the student starts from, "{fold}" for the fold; "" for none.
   config.start = ""
   config.steps = 400
   config.batch_size = 128
@@ -116,7 +116,7 @@ def base() -> ConfigDict:
   config.supervised.eval_every = 100
 
   config.finetune = ConfigDict()
-  config.finetune.start = ""  # model folder; "{fold}" stands for the number of the fold
+  config.finetune.start = ""  # "ours" or a model folder, "{fold}" for the fold
   config.finetune.target = "hr_bpm"  # a label column: numbers are regressed, texts are classes
   config.finetune.steps = 400
   config.finetune.batch_size = 64
@@ -152,6 +152,22 @@ def base() -> ConfigDict:
   config.evaluate.alphas = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
   config.evaluate.seed = 0
   return config
+
+
+def choose(config: ConfigDict, section: str, build: str, **arguments: Any) -> None:
+  """Makes a section of BUILT build something else; the arguments of what it built before go.
+
+  Args:
+    config: changed in place, such as one of another file that `load` gave.
+    section: its name, such as "teacher" or "pretrain.objective".
+    build: "package.module:name".
+    **arguments: of it; the function's own defaults for the others.
+  """
+  outer, _, last = section.rpartition(".")
+  place = config[outer] if outer else config
+  kept = {name: value for name, value in place[last].items() if name in NOT_ARGUMENTS}
+  with config.unlocked():
+    place[last] = ConfigDict({**kept, "build": build, **arguments})
 
 
 def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:

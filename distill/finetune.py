@@ -282,7 +282,8 @@ def finetune(config: ConfigDict, folder: str | Path) -> list[Path]:
 
 
 def _finetune(config: ConfigDict, folder: Path, fold: Fold) -> Path:
-  start = models.model_folder(config.finetune.start.replace("{fold}", str(fold.k)))
+  given = config.finetune.start.replace("{fold}", str(fold.k))
+  start = models.find(given, side="students")
   with clock(folder, "finetune"):
     return tune(config, fold, start, fold.folder / "finetuned", config.finetune)
 

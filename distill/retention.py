@@ -131,7 +131,7 @@ def _tune_all(
 ) -> tuple[models.ModelFolder, dict[str, Weights]]:
   """The start, and name -> encoder weights of every fine-tuned model."""
   start = config.finetune.start.replace("{fold}", str(fold.k)) or fold.folder / "student"
-  stored = models.read(models.model_folder(start))
+  stored = models.read(models.find(start, side="students"))
   tuned: dict[str, Weights] = {}
   with clock(folder, "finetune"):
     for name, settings in rivals(config.finetune, config.retention).items():

@@ -204,7 +204,7 @@ def _start(config: ConfigDict, fold: Fold, encoder: Encoder) -> None:
   """Gives the student the weights that the config says it starts from."""
   if not config.start:
     return
-  stored = models.read(models.model_folder(config.start.replace("{fold}", str(fold.k))))
+  stored = models.read(models.find(config.start.replace("{fold}", str(fold.k)), side="students"))
   check_unseen(fold, stored, "student")
   models.assign(encoder, stored.part("encoder"), where=str(stored.folder / models.WEIGHTS))
 

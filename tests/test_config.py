@@ -6,6 +6,7 @@ from distill import config as configs
 from distill.errors import DistillError
 from tests.conftest import ROOT
 
+SMOKE = ("", ":smoke")
 QUICKSTART = f"{ROOT}/configs/quickstart.py"
 
 
@@ -147,9 +148,20 @@ def test_an_unknown_variant_stops():
   assert "onne" in _refused(path=f"{ROOT}/configs/wrists.py:onne")
 
 
-@pytest.mark.parametrize(
-  "path", ["quickstart.py", "quickstart.py:smoke", "wrists.py", "wrists.py:one", "wrists.py:smoke"]
-)
+SHIPPED = [
+  *(path.name + variant for path in sorted(ROOT.glob("configs/*.py")) for variant in SMOKE),
+  "wrists.py:one",
+  "missing.py:wrists",
+  "student_aim.py:distil",
+  "aim_day.py:small",
+  "speech_ft.py:wrists",
+  "speech_probe.py:mood",
+  "speech_probe.py:motion",
+  "speech_probe.py:heart",
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED)
 def test_a_shipped_config_is_whole_locked_and_comes_back_from_its_text(path):
   config = configs.load(f"{ROOT}/configs/{path}")
   assert config.is_locked
