@@ -57,6 +57,10 @@ def base() -> ConfigDict:
   config.data.splits = (
     ""  # folder of split files <set>.txt; "": by a hash of the participant's name
   )
+  # Sets that the models of the first fold are judged on and that nothing is trained on.
+  config.data.external = ()
+  config.data.train_people = 0  # of each set, the same ones first; 0 for all
+  config.data.train_minutes = 0.0  # the first ones of each of their recordings; 0 for all
   config.data.prepared_dir = "prepared"
   config.data.ppg_rate_hz = 64.0
   config.data.acc_rate_hz = 50.0
@@ -333,6 +337,13 @@ def _check_values(config: ConfigDict) -> None:
     raise DistillError("config.loss.gaps and config.pair_coverage are shares from 0 to 1")
   if not config.loss.temperature > 0:
     raise DistillError(f"config.loss.temperature is {config.loss.temperature}; give a positive one")
+  both = sorted(set(config.data.sets) & set(config.data.external))
+  if both:
+    raise DistillError(
+      f"config.data.external names {both[0]}, which config.data.sets trains on; expected other sets"
+    )
+  if config.data.train_people < 0 or config.data.train_minutes < 0:
+    raise DistillError("config.data.train_people and train_minutes are 0 (for all) or more")
   if not config.folds:
     raise DistillError("config.folds is empty; name at least one held-out fold, such as (0,)")
   folds = tuple(config.folds)

@@ -14,7 +14,7 @@ import numpy as np
 
 from distill import baselines, probes, retrieval, similarity, statistics
 from distill.data import splits
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import VALID, EmbeddingTable
 from distill.errors import DistillError
 from distill.spec import ERRORS, TARGETS
 
@@ -119,8 +119,8 @@ def evaluate(
 
   Returns:
     set name -> {simulated, folds, windows, retrieval, controls, by_motion, oracles, shift_curve,
-    probes, differences, scatter, skipped}; report.schema.json lays down each of them. Numbers that
-    do not exist are NaN (null in the file).
+    probes, differences, people, scatter, skipped}; report.schema.json lays down each of them.
+    Numbers that do not exist are NaN (null in the file).
 
   Raises:
     DistillError: no set or fold, tables whose rows differ, a participant in two parts, or a
@@ -130,6 +130,48 @@ def evaluate(
   if not sets:
     raise DistillError("evaluate was given no set; name at least one in config.data.sets")
   return {name: _evaluate_set(name, folds, settings) for name, folds in sets.items()}
+
+
+def transferred(home: Mapping[str, FoldTables], away: FoldTables) -> FoldTables:
+  """A fold whose probes are fitted at home and judged on another set, whom nothing was fitted to.
+
+  Args:
+    home: set name -> tables of a fold; their training and validation rows are taken.
+    away: tables of the other set, by the same models; all of its rows are test rows.
+
+  Returns:
+    One fold. Participants of `home` carry the name of their set, so that they stay apart.
+
+  Raises:
+    DistillError: `away` has rows that are no test rows.
+  """
+  if np.any(away.columns["split"] != "test"):
+    raise DistillError("an external set has training or validation rows; expected test rows alone")
+  at_home = [(name, one, one.columns["split"] != "test") for name, one in home.items()]
+  everyone = [*home.values(), away]
+  keys = set.intersection(*(set(one.columns) for one in everyone))
+  columns = {}
+  for key in sorted(keys):
+    parts = [one.columns[key][rows] for _, one, rows in at_home]
+    if key == "participant":
+      parts = [np.char.add(f"{name}/", part) for (name, *_), part in zip(at_home, parts)]
+    columns[key] = np.concatenate([*parts, away.columns[key]])
+  embeddings = {}
+  for model in away.embeddings:
+    if not all(model in one.embeddings for one in home.values()):
+      continue
+    vectors = [one.embeddings[model].embedding[rows] for _, one, rows in at_home]
+    vectors.append(away.embeddings[model].embedding)
+    valid = [one.embeddings[model].valid[rows] for _, one, rows in at_home]
+    valid.append(away.embeddings[model].valid)
+    told = columns | {VALID: np.concatenate(valid)}
+    embeddings[model] = EmbeddingTable(np.concatenate(vectors), told, "embedding")
+  predictions = {
+    key: np.concatenate([*(one.predictions[key][rows] for _, one, rows in at_home), values])
+    for key, values in away.predictions.items()
+    if all(key in one.predictions for one in home.values())
+  }
+  return dataclasses.replace(away, embeddings=embeddings, predictions=predictions)
 
 
 def probe_table(
@@ -191,17 +233,19 @@ def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) ->
     **{part: {} for part in ("probes", "differences", "scatter", "skipped")},
     "probes_by_motion": {},
   }
+  of_people: dict[str, _Scored] = {}
   for target in settings.targets:
     parts = [scored for fold in folds if (scored := _predict(fold, target, settings)) is not None]
     if not parts:
       judged["skipped"][target] = "no fold has labelled training, validation and test windows"
       continue
-    scored = _pool(parts)
+    scored = of_people[target] = _pool(parts)
     judged["probes"][target] = _scores(scored, target, settings)
     judged["differences"][target] = _differences(scored)
     judged["scatter"][target] = _scatter(scored, settings)
     for level, some in _levels(scored, settings).items():
       judged["probes_by_motion"].setdefault(level, {})[target] = _scores(some, target, settings)
+  judged["people"] = _people(folds, of_people, settings)
   return judged
 
 
@@ -320,10 +364,14 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _retrieval(folds: Sequence[FoldTables], settings: Settings) -> dict[str, Any]:
   parts = ("retrieval", "controls", "by_motion", "oracles", "shift_curve")
-  pairs = [_pair(fold) for fold in folds if {"student", "teacher"} <= set(fold.projections)]
+  pairs = _pairs(folds)
   if not pairs:
     return {part: {} for part in parts}
   return retrieval.retrieve(pairs, settings, window_s=folds[0].window_s)
+
+
+def _pairs(folds: Sequence[FoldTables]) -> list[retrieval.Pair]:
+  return [_pair(fold) for fold in folds if {"student", "teacher"} <= set(fold.projections)]
 
 
 def _pair(fold: FoldTables) -> retrieval.Pair:
@@ -466,6 +514,30 @@ def _differences(scored: _Scored) -> dict[str, Any]:
       "n_participants": interval.n,
     }
   return table
+
+
+def _people(
+  folds: Sequence[FoldTables], scored: Mapping[str, _Scored], settings: Settings
+) -> dict[str, Any]:
+  """What each held-out participant got, so that two runs on the same people can be compared."""
+  names = np.unique(_joined([_part(fold, "test") for fold in folds])["participant"])
+  found: dict[str, Any] = {"participant": names, "mae": {}}
+
+  def placed(some: np.ndarray, means: np.ndarray) -> np.ndarray:
+    values = np.full(len(names), np.nan)
+    values[np.searchsorted(names, some)] = np.round(means, 5)
+    return values
+
+  for target, one in scored.items():
+    found["mae"][target] = {
+      model: placed(
+        *statistics.participant_means(np.abs(values - one.true), one.columns["participant"])
+      )
+      for model, values in one.predicted.items()
+    }
+  if pairs := _pairs(folds):
+    found["top1"] = placed(*retrieval.participant_top1(pairs, settings, window_s=folds[0].window_s))
+  return found
 
 
 def _levels(scored: _Scored, settings: Settings) -> dict[str, _Scored]:

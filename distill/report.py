@@ -23,7 +23,7 @@ from distill.errors import DistillError
 from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
 from distill.retrieval import ACC_TO_PPG
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 RETENTION = "retention.json"
 SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
 
@@ -222,6 +222,8 @@ def _summary(one: Mapping[str, Any]) -> str:
     f"{windows['n_windows']} held-out windows of {windows['n_participants']} participants,"
     f" {one['folds']} fold{'s' if one['folds'] != 1 else ''}."
   )
+  if one.get("external"):
+    text += " External: no model and no probe was fitted to any recording of this set."
   labelled = ", ".join(
     f"{target_label(target)[0]} {_percent(share)} %"
     for target, share in windows["labelled"].items()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distill import statistics
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 from distill.ranking import Condition, Ranked, metrics, oracle_metrics, ranks
@@ -366,6 +367,34 @@ def retrieve(
       that have no direction.
   """
   settings = settings or Settings()
+  kept, tables = _scored(folds, settings, window_s, force)
+  ways = _ways(tables)
+  return {
+    "retrieval": {way: _headline(pairs, settings) for way, pairs in ways.items()},
+    "controls": _nested(CONTROLS, ways, settings),
+    "by_motion": _nested({level: _at_level(level) for level in MOTION_LEVELS}, ways, settings),
+    "oracles": _oracles([acc for acc, _ in tables], settings),
+    "shift_curve": _curves(kept, window_s, settings),
+  }
+
+
+def participant_top1(
+  folds: Sequence[Pair], settings: Settings | None = None, *, window_s: float = 60.0
+) -> tuple[np.ndarray, np.ndarray]:
+  """Top-1 of each participant, acceleration to PPG, in the whole set; see `retrieve`.
+
+  Returns:
+    (names [people], sorted; shares [people] float64).
+  """
+  _, tables = _scored(folds, settings or Settings(), window_s, False)
+  ranked = Ranked.pool([_whole(acc, ppg) for acc, ppg in tables])
+  return statistics.participant_means((ranked.rank == 1).astype(float), ranked.participant)
+
+
+def _scored(
+  folds: Sequence[Pair], settings: Settings, window_s: float, force: bool
+) -> tuple[list[Pair], list[Pair]]:
+  """The valid pairs of every fold, and those of them that are scored."""
   if not folds:
     raise DistillError("retrieval was given no fold; pass at least one pair of tables")
   tables, kept = [], []
@@ -377,14 +406,7 @@ def retrieve(
     tables.append((acc.where(rows), ppg.where(rows)))
   if min(len(acc) for acc, _ in tables) < 2:
     raise DistillError("retrieval needs at least two windows in every fold, got one")
-  ways = _ways(tables)
-  return {
-    "retrieval": {way: _headline(pairs, settings) for way, pairs in ways.items()},
-    "controls": _nested(CONTROLS, ways, settings),
-    "by_motion": _nested({level: _at_level(level) for level in MOTION_LEVELS}, ways, settings),
-    "oracles": _oracles([acc for acc, _ in tables], settings),
-    "shift_curve": _curves(kept, window_s, settings),
-  }
+  return kept, tables
 
 
 def _ways(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:

@@ -108,6 +108,12 @@ def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     for name in bar:
       folds = [tables.read(folder / f"fold{k}" / "embeddings" / name) for k in config.folds]
       judged |= evaluate.evaluate({name: folds}, settings)
+    for name in config.data.external:
+      place = folder / f"fold{config.folds[0]}" / "embeddings"
+      home = {one: tables.read(place / one) for one in config.data.sets}
+      away = evaluate.transferred(home, tables.read(place / name))
+      judged |= evaluate.evaluate({name: [away]}, settings)
+      judged[name]["external"] = True
   for name, kept in report.read_retention(folder).items():
     if name in judged:
       judged[name]["retention"] = kept
@@ -525,19 +531,26 @@ def _card(role: str, config: ConfigDict, fold: Fold) -> str:
 
 def _embedded(config: ConfigDict, folder: Path, fold: Fold) -> Path:
   place = fold.folder / "embeddings"
-  if all((place / name / tables.TABLE).is_file() for name in fold.sets):
+  if all((place / name / tables.TABLE).is_file() for name in (*fold.sets, *fold.external)):
     return place
+  away = dataclasses.replace(fold, sets=fold.external, external={})
+  for prepared, _ in away.sets.values():
+    pipeline.check_pairs(prepared)
   distilled = _distilled(config, folder, fold)
   teachers = _teachers(config, folder, fold)
   supervised = _supervised(config, folder, fold)
-  with clock(folder, "embed"):
-    tables.write(
-      config,
-      fold,
-      vectors={teacher.name: teacher.vectors(fold) for teacher in teachers},
-      distilled=distilled,
-      untrained=_build(config, "student"),
-      supervised=supervised,
-      pair=models.pair_hash(models.parameters(distilled)),
-    )
+  for teacher in teachers:
+    if isinstance(teacher, frozen.EncoderTeacher):
+      check_unseen(away, teacher.stored, "teacher")
+  for one in filter(lambda one: one.sets, (fold, away)):
+    with clock(folder, "embed"):
+      tables.write(
+        config,
+        one,
+        vectors={teacher.name: teacher.vectors(one) for teacher in teachers},
+        distilled=distilled,
+        untrained=_build(config, "student"),
+        supervised=supervised,
+        pair=models.pair_hash(models.parameters(distilled)),
+      )
   return place

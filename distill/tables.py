@@ -75,7 +75,7 @@ def write(
 
   Args:
     config: of the run.
-    fold: whose windows are embedded: non-overlapping ones of all three parts.
+    fold: whose windows are embedded: non-overlapping ones of every part that has people.
     vectors: teacher -> set -> [rows of the set, dim] embeddings; the first is the one that
       retrieval searches.
     distilled: student and both heads.
@@ -88,13 +88,13 @@ def write(
     "untrained": untrained,
     "supervised": supervised.encoder,
   }
-  rows = {part: fold.rows(config, part, overlapping=False) for part in PARTS}
+  rows = {p: fold.rows(config, p, overlapping=False) for p in PARTS if fold.people(p)}
   for name, (prepared, _) in fold.sets.items():
     folder = fold.folder / "embeddings" / name
     if (folder / TABLE).is_file():
       continue
-    picked = [rows[part][name].rows for part in PARTS]
-    split = np.repeat(PARTS, [len(some) for some in picked])
+    picked = [rows[part][name].rows for part in rows]
+    split = np.repeat(list(rows), [len(some) for some in picked])
     order = np.concatenate(picked)
     found = _embed_acc(prepared, order, encoders, f"students embed {name}")
     found |= {teacher: sets[name][order] for teacher, sets in vectors.items()}

@@ -35,11 +35,13 @@ class Fold:
     k: index of the fold.
     folder: where its results go.
     sets: set name -> (prepared set, split).
+    external: the same of sets that are judged and not trained on; everybody is a test person.
   """
 
   k: int
   folder: pathlib.Path
   sets: Mapping[str, tuple[PreparedSet, splits.Split]]
+  external: Mapping[str, tuple[PreparedSet, splits.Split]] = dataclasses.field(default_factory=dict)
 
   def people(self, part: str) -> list[str]:
     """The participants of one part as "set/participant", over all sets."""
@@ -49,12 +51,17 @@ class Fold:
 
   def rows(self, config: ConfigDict, part: str, *, overlapping: bool) -> dict[str, pipeline.Rows]:
     """Set name -> rows of one part."""
-    return {
+    found = {
       name: pipeline.select(
         prepared, split, part, overlapping=overlapping, min_coverage=config.data.min_coverage
       )
       for name, (prepared, split) in self.sets.items()
     }
+    if part == "train" and config.data.train_minutes:
+      return {
+        name: pipeline.within(rows, config.data.train_minutes) for name, rows in found.items()
+      }
+    return found
 
   @property
   def simulated(self) -> bool:
@@ -148,11 +155,35 @@ def open_folds(config: ConfigDict, workdir: pathlib.Path) -> list[Fold]:
   """
   with clock(workdir, "prepare"):
     prepared = {name: open_set(folder) for name, folder in prepare(config.data).items()}
+    external = _external(config)
   folds = {name: _folds(config, name, one) for name, one in prepared.items()}
   return [
-    Fold(k, workdir / f"fold{k}", {n: (prepared[n], folds[n].split(k)) for n in prepared})
+    Fold(
+      k,
+      workdir / f"fold{k}",
+      {name: (prepared[name], _split(config, folds[name], k)) for name in prepared},
+      external if k == config.folds[0] else {},
+    )
     for k in config.folds
   ]
+
+
+def _split(config: ConfigDict, folds: splits.Folds, k: int) -> splits.Split:
+  people = config.data.train_people
+  return folds.split(k).fewer(people) if people else folds.split(k)
+
+
+def _external(config: ConfigDict) -> dict[str, tuple[PreparedSet, splits.Split]]:
+  if not config.data.external:
+    return {}
+  data = config.data.copy_and_resolve_references()
+  data.sets = tuple(config.data.external)
+  found = {}
+  for name, folder in prepare(data).items():
+    one = open_set(folder)
+    everybody = tuple(sorted(set(one.index["participant"].tolist())))
+    found[name] = (one, splits.Split((), (), everybody))
+  return found
 
 
 def _folds(config: ConfigDict, name: str, prepared: PreparedSet) -> splits.Folds:

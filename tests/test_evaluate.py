@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from distill import evaluate, probes
+from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 from distill.evaluate import Settings
 from tests.fold_tables import fold_tables, with_columns
@@ -66,6 +67,45 @@ def test_differences_are_paired_and_negative_where_the_student_wins(judged):
   assert row["mae"]["value"] == pytest.approx(difference)
   assert row["mae"]["hi"] < 0
   assert row["relative"] == pytest.approx(difference / table["untrained"]["mae"]["value"])
+
+
+def test_what_each_participant_got_gives_the_tables_again(judged):
+  people = judged["people"]
+  assert people["participant"].tolist() == [f"p{k:02d}" for k in range(15)]
+  for target, models in judged["probes"].items():
+    for model, row in models.items():
+      values = people["mae"][target][model]
+      assert np.nanmean(values) == pytest.approx(row["mae"]["value"], abs=1e-5)
+  # Everybody has as many windows, so the mean over people is that over queries.
+  whole = judged["retrieval"]["acc_to_ppg"][-1]
+  assert np.mean(people["top1"]) == pytest.approx(whole["top1"], abs=1e-5)
+
+
+def test_a_set_that_nothing_was_fitted_to(folds):
+  """Probes come from the training people at home, scores from everybody away."""
+  home = fold_tables(1)
+  away = fold_tables(0, seed=3)
+  everybody = np.full(len(away.columns["split"]), "test")
+  rows = EmbeddingTable(away.embeddings["student"].embedding, away.columns, "projection", "pair")
+  away = dataclasses.replace(
+    with_columns(away, split=everybody), projections={"student": rows, "teacher": rows}
+  )
+  one = evaluate.evaluate({"away": [evaluate.transferred({"home": home}, away)]}, SETTINGS)["away"]
+  train, validation = (
+    home.embeddings["student"].where(home.columns["split"] == part)
+    for part in ("train", "validation")
+  )
+  model = probes.fit(train, validation, "hr_bpm")
+  true, who = away.columns["hr_bpm"], away.columns["participant"]
+  predicted = model.predict(away.embeddings["student"].embedding)
+  expected = probes.score(true, predicted, who, target="hr_bpm")["mae"]["value"]
+  assert one["probes"]["hr_bpm"]["student"]["mae"]["value"] == pytest.approx(expected)
+  mean = np.abs(true - train["hr_bpm"].mean())
+  assert one["probes"]["hr_bpm"]["mean"]["mae_pooled"] == pytest.approx(mean.mean())
+  assert one["windows"]["all"]["n_participants"] == 15
+  assert one["retrieval"]["acc_to_ppg"][-1]["top1"] == 1.0  # with itself
+  with pytest.raises(DistillError, match="expected test rows alone"):
+    evaluate.transferred({"home": home}, home)
 
 
 def test_labels_of_the_same_ppg_are_circular_for_what_reads_it(judged):

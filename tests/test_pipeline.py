@@ -114,6 +114,25 @@ def test_preparing_takes_no_more_memory_for_more_people():
   assert many - few < 25_000  # kB
 
 
+def test_the_first_minutes_are_counted_from_each_recordings_own_start():
+  start_s = {"a/x": 1000.0, "a/y": 5.0, "b/x": 0.0}
+  windows = [(*name.split("/"), t0 + 30.0 * k) for name, t0 in start_s.items() for k in range(6)]
+  who, recording, t0_s = (np.array(column) for column in zip(*windows))
+  index = {"participant": who, "recording": recording, "t0_s": t0_s}
+  prepared = types.SimpleNamespace(
+    name="s", index=index, specs={"acc": types.SimpleNamespace(window_s=60.0)}
+  )
+  rows = pipeline.Rows(prepared, np.arange(1, 18))  # the very first window was too poor
+  kept = pipeline.within(rows, 2.0)
+  expected = [
+    row for row in range(1, 18)
+    if t0_s[row] + 60 <= start_s[f"{who[row]}/{recording[row]}"] + 120
+  ]  # fmt: skip
+  assert kept.rows.tolist() == expected == [1, 2, 6, 7, 8, 12, 13, 14]
+  with pytest.raises(DistillError, match=r"no training window in the first 0\.5 minutes"):
+    pipeline.within(rows, 0.5)
+
+
 def test_a_set_of_two_devices_is_never_distilled(tmp_path):
   apart = types.SimpleNamespace(
     name="galaxyppg", specs={"ppg": None, "acc": None}, same_device=False

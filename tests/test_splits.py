@@ -1,5 +1,6 @@
 """distill.data.splits: nobody stands in two parts, and files say what is wrong with them."""
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -38,6 +39,20 @@ def test_part_of_rows_and_strangers():
   assert split.part_of(np.array(["d", "a", "c"])).tolist() == ["test", "train", "validation"]
   with pytest.raises(DistillError, match=r"e stand in no part.*known: a, b, c, d"):
     split.part_of(np.array(["a", "e"]))
+
+
+def test_fewer_training_people_are_nested_and_leave_the_others_alone():
+  whole = splits.assign(NAMES).split(1)
+  kept = [whole.fewer(n) for n in range(1, len(whole.train) + 1)]
+  for n, one in enumerate(kept, start=1):
+    assert len(one.train) == n
+    assert (one.validation, one.test) == (whole.validation, whole.test)
+    assert sorted(one.train + one.unused) == list(whole.train)
+  assert all(set(a.train) < set(b.train) for a, b in itertools.pairwise(kept))
+  assert kept[-1] == whole
+  for n in (0, len(whole.train) + 1):
+    with pytest.raises(DistillError, match=f"train_people is {n}; this split has 13"):
+      whole.fewer(n)
 
 
 def test_a_participant_in_two_parts_is_refused():

@@ -58,7 +58,7 @@ def select(
     DistillError: the set has a participant that the split does not know, or no row is left.
   """
   index = prepared.index
-  known = {*split.train, *split.validation, *split.test}
+  known = {*split.train, *split.validation, *split.test, *split.unused}
   strangers = sorted(set(index["participant"]) - known)
   if strangers:
     raise DistillError(
@@ -76,6 +76,27 @@ def select(
       f"set {prepared.name} has no {part} window with coverage {min_coverage:g} or more"
     )
   return Rows(prepared, rows)
+
+
+def within(rows: Rows, minutes: float) -> Rows:
+  """The windows that lie in the first minutes of their recording, counted from its first window.
+
+  Raises:
+    DistillError: no window is that early.
+  """
+  index, window_s = rows.prepared.index, rows.prepared.specs["acc"].window_s
+  names = np.char.add(np.char.add(index["participant"], "/"), index["recording"])
+  code = np.unique(names, return_inverse=True)[1]
+  first = np.full(code.max() + 1, np.inf)
+  np.minimum.at(first, code, index["t0_s"])
+  end_s = (index["t0_s"] - first[code] + window_s)[rows.rows]
+  kept = rows.where(end_s <= 60 * minutes + 1e-3)
+  if not len(kept):
+    raise DistillError(
+      f"set {rows.prepared.name} has no training window in the first {minutes:g} minutes of a"
+      " recording; raise data.train_minutes, or give 0 for all"
+    )
+  return kept
 
 
 def _apart(index: Mapping[str, np.ndarray], rows: np.ndarray, window_s: float) -> np.ndarray:

@@ -24,15 +24,17 @@ class Split:
     train: names, sorted.
     validation: names, sorted.
     test: names, sorted.
+    unused: names, sorted; in no part.
   """
 
   train: tuple[str, ...]
   validation: tuple[str, ...]
   test: tuple[str, ...]
+  unused: tuple[str, ...] = ()
 
   def __post_init__(self):
     seen: dict[str, str] = {}
-    for part in PARTS:
+    for part in (*PARTS, "unused"):
       for name in getattr(self, part):
         if name in seen:
           raise DistillError(
@@ -60,6 +62,23 @@ class Split:
         f" {', '.join(sorted(parts)[:10])}; add them to the split file"
       )
     return np.array([parts[str(name)] for name in participants], dtype="U10")
+
+  def fewer(self, people: int) -> "Split":
+    """The split with that many training people; a larger number keeps those of a smaller one.
+
+    Who stays is decided by the SHA-256 of the names, as folds are. The others are unused.
+
+    Raises:
+      DistillError: not a number from 1 to that of the training people.
+    """
+    if not 1 <= people <= len(self.train):
+      raise DistillError(
+        f"data.train_people is {people}; this split has {len(self.train)} training people, expected"
+        " 1 to that many, or 0 for all"
+      )
+    dealt = sorted(self.train, key=_hashed)
+    kept, left = sorted(dealt[:people]), sorted((*dealt[people:], *self.unused))
+    return dataclasses.replace(self, train=tuple(kept), unused=tuple(left))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +153,12 @@ def assign(participants: Iterable[str], folds: int = 5) -> Folds:
       f"{len(names)} participant(s) cannot fill {folds} folds; judging needs people who were never"
       " trained on: add recordings of other participants"
     )
-  dealt = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+  dealt = sorted(names, key=_hashed)
   return Folds({name: i % folds for i, name in enumerate(dealt)})
+
+
+def _hashed(name: str) -> str:
+  return hashlib.sha256(name.encode()).hexdigest()
 
 
 def load(path: str | pathlib.Path) -> Folds:
