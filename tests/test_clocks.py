@@ -90,6 +90,26 @@ def test_rows_that_come_twice_late_or_not_at_all():
   np.testing.assert_array_equal(signal.samples, expected)
 
 
+@pytest.mark.parametrize("shift_s", [0.0, 0.006, 0.5 / 64])
+def test_a_device_that_begins_anew_within_seconds_is_no_late_packet(shift_s):
+  """8 s, then from 0 again: put in order, two times would stand in one. On one grid or between."""
+  times_s = np.r_[np.arange(512), np.arange(64 * 60)] / 64
+  times_s[512:] += shift_s
+  samples = np.random.default_rng(0).normal(size=(len(times_s), 1)).astype(np.float32)
+  with pytest.raises(DistillError, match=r"a\.csv, row 514: time runs back by .* restart.*split"):
+    _even(times_s, samples, first_row=2)
+
+
+def test_packets_that_come_late_by_seconds_are_put_in_order():
+  times_s = np.arange(64 * 60) / 64 + np.random.default_rng(1).uniform(0, 0.004, 64 * 60)
+  seconds = np.arange(60)
+  seconds[10:13], seconds[20:22] = (11, 12, 10), (21, 20)
+  order = (64 * seconds[:, None] + np.arange(64)).ravel()
+  signal, found = _even(times_s[order])
+  assert (found.late, found.duplicates) == (128, 0)
+  assert np.abs(signal.samples - _wave(_grid(signal))).max() < 0.06
+
+
 def test_a_missing_value_stays_missing():
   times_s = np.arange(640) / 64
   samples = _wave(times_s)

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -293,6 +294,69 @@ def test_broken_text_files_say_where(tmp_path, text, fields, message):
   with pytest.raises(DistillError, match=message) as caught:
     own.read_signal(_entry(tmp_path, "a.csv", ["v"], **fields), "ppg")
   assert "\n" not in str(caught.value)
+
+
+def _wfdb_record(folder, count):
+  samples = np.arange(2 * count, dtype="<i2").reshape(count, 2) % 100
+  (folder / "a.dat").write_bytes(samples.tobytes())
+  lines = [f"a 2 64 {count}", "a.dat 16 200 16 0 0 0 0 x", "a.dat 16 200 16 0 0 0 0 y"]
+  (folder / "a.hea").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet", "npz", "edf", "hea"])
+def test_a_recording_that_is_too_long_is_refused_before_it_fills_the_memory(
+  tmp_path, monkeypatch, suffix
+):
+  """As many numbers as are allowed are read, one row more is refused."""
+  path, most = tmp_path / f"a.{suffix}", 1280
+  values = np.arange(most + 128.0)
+  monkeypatch.setattr(tables, "_BLOCK_BYTES", 512)
+  for rows in (most // 2, most // 2 + 64):
+    x = values[:rows]
+    if suffix == "parquet":
+      pyarrow.parquet.write_table(pa.table({"x": x, "y": x, "z": x}), path)
+    elif suffix == "npz":
+      np.savez(path, x=x, y=x, z=x)
+    elif suffix == "hea":
+      _wfdb_record(tmp_path, rows)
+    elif suffix == "edf":
+      edfio = pytest.importorskip("edfio", reason="edfio is an optional package")
+      edfio.Edf([edfio.EdfSignal(x, 64, label=name) for name in "xyz"]).write(path)
+    else:
+      np.savetxt(path, np.column_stack([x, x, x]), "%g", ",", header="x,y,z", comments="")
+    monkeypatch.setattr(tables, "MOST_VALUES", most)
+    if rows == most // 2:
+      assert tables.read(path, ["x", "y"]).values.shape == (rows, 2)
+      continue
+    message = rf"a\.{suffix} is too long for one recording, of at most 1280.*split it into parts"
+    with pytest.raises(DistillError, match=message):
+      tables.read(path, ["x", "y"])
+
+
+def _sparse(path, size=10 << 30):
+  """A file that claims 10 GB and takes no room on the disk."""
+  with open(path, "ab") as file:
+    file.truncate(size)
+
+
+def test_files_of_ten_gigabytes_are_refused_at_once(tmp_path):
+  _sparse(tmp_path / "a.csv")
+  (tmp_path / "b.csv").write_text("x\n1\n2\n")
+  _sparse(tmp_path / "b.csv")
+  for name in ("a.npz", "a.parquet", "a.edf"):
+    _sparse(tmp_path / name)
+  cases = {
+    "a.csv": r"a\.csv, line 1 does not end: this is no table of text",
+    "b.csv": r"b\.csv.* cannot be read",
+    "a.npz": r"a\.npz cannot be read",
+    "a.parquet": r"a\.parquet cannot be read",
+    "a.edf": r"a\.edf cannot be read|needs the package edfio",
+  }
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  for name, message in cases.items():
+    with pytest.raises(DistillError, match=message):
+      tables.read(tmp_path / name, ["x"])
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
 def test_other_broken_files(tmp_path):

@@ -6,12 +6,14 @@ import os
 import pathlib
 import pickle
 import subprocess
+import types
 import zipfile
 
 import numpy as np
 import pytest
 
 from distill.data import untrusted
+from distill.data.datasets import empatica, matlab, sleep_accel, stress_predict
 from distill.errors import DistillError
 
 
@@ -122,9 +124,47 @@ def test_members_of_archives(tmp_path, monkeypatch):
   path.write_bytes(content[: len(content) // 2])
   with pytest.raises(DistillError, match="cannot be read"):
     untrusted.zip_member(path, "BVP.csv")
-  monkeypatch.setattr(untrusted, "MAX_MEMBER_BYTES", 3)
-  with pytest.raises(DistillError, match="expected a recording, less than"):
+  monkeypatch.setattr(untrusted, "MAX_TEXT_BYTES", 3)
+  with pytest.raises(DistillError, match="expected one recording of at most"):
     untrusted.zip_member(_zip(tmp_path / "b.zip", ["BVP.csv"]), "BVP.csv")
+
+
+@pytest.mark.parametrize(
+  ("name", "read"),
+  [
+    ("S1.pkl", untrusted.load_pickle),
+    ("a.mat", lambda path: matlab.load(path, ("x",))),
+    ("BVP.csv", lambda path: empatica.read(path.parent)),
+    ("1_acceleration.txt", lambda path: sleep_accel.read(path)),
+    ("labels.csv", stress_predict._labels),
+  ],
+)
+def test_a_file_of_ten_gigabytes_is_refused_unread(tmp_path, name, read):
+  with open(tmp_path / name, "wb") as file:
+    file.truncate(10 << 30)
+  with pytest.raises(DistillError, match=rf"{name} takes 10240 MB; expected one recording of at"):
+    read(tmp_path / name)
+
+
+@pytest.mark.parametrize("free", [1, 1 << 40])
+def test_an_archive_is_unpacked_whole_or_not_at_all(tmp_path, monkeypatch, free):
+  path = _zip(tmp_path / "a.zip", ["x/BVP.csv", "x/ACC.csv"])
+  usage = types.SimpleNamespace(free=free)
+  monkeypatch.setattr(untrusted.shutil, "disk_usage", lambda folder: usage)
+  if free == 1:
+    with pytest.raises(DistillError, match=r"a\.zip unpacks to .* GB; the disk has .* GB free"):
+      untrusted.unpack(path, tmp_path / "out")
+  else:
+    untrusted.unpack(path, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.glob("out/x/*")) == ["ACC.csv", "BVP.csv"]
+    with pytest.raises(DistillError, match="climbs out of the folder"):
+      untrusted.unpack(_zip(tmp_path / "b.zip", ["ok.csv", "../x.csv"]), tmp_path / "b")
+    content = bytearray(path.read_bytes())
+    content[40:44] = b"xxxx"
+    (tmp_path / "c.zip").write_bytes(bytes(content))
+    with pytest.raises(DistillError, match=r"c\.zip cannot be read"):
+      untrusted.unpack(tmp_path / "c.zip", tmp_path / "c")
+  assert {p.name for p in tmp_path.iterdir()} <= {"a.zip", "b.zip", "c.zip", "out"}
 
 
 def test_the_content_of_a_bad_pickle_is_not_kept_open(tmp_path):

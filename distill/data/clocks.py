@@ -16,6 +16,7 @@ from distill.errors import DistillError
 GAP, JITTERY_GAP = 1.5, 2.5
 JITTER = 0.25  # of a period; a clock is steady when 95 % of the steps err by less
 MAX_BACKWARDS_S = 10.0  # rows may arrive late by this; a longer way back is a clock set anew
+MAX_BETWEEN = 0.5  # share of late rows that lie between others, where none was missing
 MAX_DUPLICATES = 0.2  # share of rows beyond which stamps are those of bursts, not of samples
 ON_GRID = 0.02  # share of a period within which a sample counts as being where the grid is
 MAX_EMPTY = 20  # times the rows that a grid may be long; beyond it the stamps' unit is wrong
@@ -67,12 +68,13 @@ def even(
     The signal (`start_s` = earliest stamp, NaN in gaps), and what was found.
 
   Raises:
-    DistillError: a stamp that is no number, fewer than two rows, stamps that run back by over 10 s,
-      stamps of bursts, or a rate that is not the declared one.
+    DistillError: a stamp that is no number, fewer than two rows, stamps that run back by over 10 s
+      or over seconds that were there already, stamps of bursts, or a rate that is not the declared
+      one.
   """
   times_s, samples = np.asarray(times_s, np.float64), np.asarray(samples, np.float32)
   _check(times_s, where, first_row)
-  times_s, samples, late, duplicates = _in_order(times_s, samples, where)
+  times_s, samples, late, duplicates = _in_order(times_s, samples, where, first_row)
   found_hz, breaks = _rate(times_s, where)
   if rate_hz is not None and abs(found_hz / rate_hz - 1) > max(NOMINAL, 2 / len(times_s)):
     raise DistillError(
@@ -104,23 +106,34 @@ def _check(times_s: np.ndarray, where: str, first_row: int) -> None:
   worst = int(back_s.argmax())
   if back_s[worst] > MAX_BACKWARDS_S:
     first = int(np.flatnonzero(back_s > MAX_BACKWARDS_S)[0])
-    raise DistillError(
-      f"{where}, row {first_row + first}: time runs back by {back_s[first]:.4g} s, as after a"
-      " restart of the device or where two files were joined; split the file there, one entry"
-      " of the manifest for each part"
-    )
+    raise _restart(f"{where}, row {first_row + first}", back_s[first])
+
+
+def _restart(where: str, back_s: float) -> DistillError:
+  return DistillError(
+    f"{where}: time runs back by {back_s:.4g} s, as after a restart of the device or where two"
+    " files were joined; split the file there, one entry of the manifest for each part"
+  )
 
 
 def _in_order(
-  times_s: np.ndarray, samples: np.ndarray, where: str
+  times_s: np.ndarray, samples: np.ndarray, where: str, first_row: int
 ) -> tuple[np.ndarray, np.ndarray, int, int]:
   """Rows sorted by time, the first of each time kept; how many were late, how many left out."""
-  late = int((times_s < np.maximum.accumulate(times_s)).sum())
-  if late:
-    order = np.argsort(times_s, kind="stable")
-    times_s, samples = times_s[order], samples[order]
+  back_s = np.maximum.accumulate(times_s) - times_s
+  late = int((back_s > 0).sum())
+  steps_s = np.diff(times_s)
+  period_s = np.median(steps_s[steps_s > 0]) if np.any(steps_s > 0) else 0.0
+  order = np.argsort(times_s, kind="stable")
+  stretch = np.r_[0, np.cumsum(steps_s < 0)][order]
+  times_s, samples = times_s[order], samples[order]
   first = np.r_[True, np.diff(times_s) > 0]
   repeated = np.r_[False, ~first[1:] & _same(samples[1:], samples[:-1])]
+  kept_s, kept_stretch = times_s[~repeated], stretch[~repeated]
+  between = (np.diff(kept_s) < 0.6 * period_s) & (np.diff(kept_stretch) != 0)
+  # Rows that are late fill holes; those of a device that began anew lie between those of before.
+  if late and between.sum() > MAX_BETWEEN * late + 2:
+    raise _restart(f"{where}, row {first_row + back_s.argmax()}", back_s.max())
   if (~first & ~repeated).mean() > MAX_DUPLICATES:
     raise DistillError(
       f"{where}: {(~first).mean():.0%} of the rows share their time with the row before, as when"

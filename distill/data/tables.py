@@ -1,8 +1,9 @@
 """Columns out of the files people have: CSV, Parquet, NPZ, EDF/BDF and WFDB records.
 
 One call, `read`, whatever the format; what a file itself knows of its rate, start and units comes
-along. Only the columns asked for are held. EDF needs the package edfio and WFDB the package wfdb,
-both optional.
+along. Only the columns asked for are held, and no more than MOST_VALUES of them: a larger file is
+refused before it fills the memory. EDF needs the package edfio and WFDB the package wfdb, both
+optional.
 """
 
 import contextlib
@@ -25,6 +26,10 @@ TEXT = (".csv", ".tsv", ".txt")
 SUFFIXES = (*TEXT, ".parquet", ".npz", ".edf", ".bdf", ".hea")
 _EMPTY = ["", " ", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
 _BLOCK_BYTES = 16 << 20
+_LINE_BYTES = 1 << 20  # of a header; what is longer is no table of text
+# Numbers of one signal and its times: 4 days of three axes at 50 Hz. What follows holds a recording
+# whole, at up to 110 bytes a number where its time stamps jitter: 7 GB.
+MOST_VALUES = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +83,9 @@ def read(
     skip: lines of a text file before its header.
 
   Raises:
-    DistillError: no such file or column, a format that is not known, a field that is no number, or
-      a damaged file; the message names the file, and the line where there are lines.
+    DistillError: no such file or column, a format that is not known, a field that is no number, a
+      damaged file, or more than MOST_VALUES numbers; the message names the file, and the line where
+      there are lines.
   """
   if time_unit not in (*SECONDS, ISO):
     raise DistillError(
@@ -150,10 +156,19 @@ def _damage(path: pathlib.Path) -> Iterator[None]:
     KeyError,
     TypeError,
     UserWarning,
+    MemoryError,
     zipfile.BadZipFile,
   ) as error:
     reason = " ".join(str(error).split()) or type(error).__name__
     raise DistillError(f"{path} cannot be read: {reason}") from error
+
+
+def _check_size(path: pathlib.Path, rows: int, columns: int) -> None:
+  if rows * columns > MOST_VALUES:
+    raise DistillError(
+      f"{path} is too long for one recording, of at most {MOST_VALUES} numbers: it has {rows} rows"
+      f" or more in {columns} column(s); split it into parts of a day, each with its own entry"
+    )
 
 
 def _side_by_side(columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -196,14 +211,24 @@ def _seconds(column: Any, time_unit: str) -> np.ndarray:
 
 def _header(path: pathlib.Path, skip: int) -> tuple[list[str], str]:
   """Names of the columns as written, stripped, and the delimiter."""
-  with _open(path) as stream:
-    for _ in range(skip):
-      stream.readline()
-    line = stream.readline().decode("utf-8-sig", errors="replace").strip("\r\n")
+  line = _line(path, skip + 1).strip("\r\n")
   if not line.strip():
     raise DistillError(f"{path} is empty{f' after {skip} lines' if skip else ''}")
   delimiter = max((",", ";", "\t"), key=line.count)
   return [name.strip().strip('"') for name in line.split(delimiter)], delimiter
+
+
+def _line(path: pathlib.Path, number: int) -> str:
+  """Line `number`, from 1 on, with its end; "" after the last."""
+  line = b""
+  with _open(path) as stream:
+    for k in range(1, number + 1):
+      line = stream.readline(_LINE_BYTES)
+      if len(line) == _LINE_BYTES:
+        raise DistillError(f"{path}, line {k} does not end: this is no table of text")
+      if not line:
+        break
+  return line.decode("utf-8-sig", errors="replace")
 
 
 def _open(path: pathlib.Path) -> Any:
@@ -219,9 +244,9 @@ def _date_type(path: pathlib.Path, time: str, skip: int) -> Any:
   there, delimiter = _header(path, skip)
   if time not in there:
     raise _missing(path, time, there)
-  with _open(path) as stream:
-    lines = [stream.readline().decode("utf-8", errors="replace") for _ in range(skip + 2)]
-  field = (lines[-1].split(delimiter) + [""] * len(there))[there.index(time)].strip().strip('"')
+  with _damage(path):
+    line = _line(path, skip + 2)
+  field = (line.split(delimiter) + [""] * len(there))[there.index(time)].strip().strip('"')
   return pa.timestamp("us", tz="UTC" if re.search(r"(Z|[+-]\d\d:?\d\d)$", field) else None)
 
 
@@ -257,7 +282,12 @@ def _text_columns(path: pathlib.Path, types: dict[str, Any], skip: int) -> tuple
   }
   try:
     with _open(path) as stream, csv.open_csv(stream, **options) as reader:
-      table = reader.read_all()
+      batches, rows = [], 0
+      for batch in reader:
+        rows += batch.num_rows
+        _check_size(path, rows, len(types))
+        batches.append(batch)
+      table = pa.Table.from_batches(batches, reader.schema)
   except pa.ArrowInvalid as error:
     if "Empty CSV" in str(error):
       raise DistillError(f"{path} has a header but no data") from error
@@ -294,7 +324,9 @@ def _parquet(path: pathlib.Path, columns: Sequence[str], time: str, time_unit: s
 
   wanted = [*columns, time] if time else list(columns)
   with _damage(path):
-    schema = pyarrow.parquet.read_schema(path)
+    notes = pyarrow.parquet.read_metadata(path)
+    schema = notes.schema.to_arrow_schema()
+    _check_size(path, notes.num_rows, len(wanted))
     for name in wanted:
       if name not in schema.names:
         raise _missing(path, name, schema.names)
@@ -314,9 +346,12 @@ def _npz(path: pathlib.Path, columns: Sequence[str], time: str, time_unit: str) 
   wanted = [*columns, time] if time else list(columns)
   # Opened here: NumPy leaves a damaged file open.
   with _damage(path), open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+    sizes = {one.filename.removesuffix(".npy"): one.file_size for one in file.zip.infolist()}
     for name in wanted:
       if name not in file.files:
         raise _missing(path, name, file.files)
+    # Numbers take 1 to 8 bytes; how many they are shows once they are read.
+    _check_size(path, sum(sizes[name] for name in wanted) // 16, 1)
     arrays = {name: file[name] for name in wanted}
   for name, array in arrays.items():
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
@@ -325,6 +360,7 @@ def _npz(path: pathlib.Path, columns: Sequence[str], time: str, time_unit: str) 
       raise DistillError(
         f"{path}: array {name!r} has shape {array.shape}; expected [rows, columns]"
       )
+  _check_size(path, sum(array.size for array in arrays.values()), 1)
   if len({len(array) for array in arrays.values()}) > 1:
     lengths = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
     raise DistillError(f"{path}: the arrays differ in length: {lengths}")
@@ -371,6 +407,7 @@ def _edf(path: pathlib.Path, columns: Sequence[str]) -> Table:
     rates = {float(signal.sampling_frequency) for signal in signals}
     if len(rates) > 1:
       raise DistillError(f"{path}: columns {', '.join(columns)} have different rates: {rates}")
+    _check_size(path, file.num_data_records * signals[0].samples_per_data_record, len(signals))
     values = _side_by_side([signal.data for signal in signals])
     start_s = None
     with contextlib.suppress(ValueError):  # a date that was removed for privacy
@@ -386,6 +423,7 @@ def _wfdb(path: pathlib.Path, columns: Sequence[str]) -> Table:
     header = wfdb.rdheader(str(path.with_suffix("")))
     places = {name: i for i, name in enumerate(header.sig_name or [])}
     channels = [_pick(path, name, places) for name in columns]
+    _check_size(path, header.sig_len or 0, header.n_sig)  # all of them are read
     record = wfdb.rdrecord(str(path.with_suffix("")), channels=channels)
     values = np.asarray(record.p_signal, np.float32)
     start = record.base_datetime

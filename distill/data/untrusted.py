@@ -1,17 +1,25 @@
-"""Archives and pickles as other people made them: read without running or overwriting anything.
+"""Files as other people made them: read without running, overwriting or exhausting anything.
 
 A pickle can call any function while it is read, and an archive can name files outside the folder it
-is unpacked into. Whatever a set's official files hold of either kind goes through here.
+is unpacked into; either, and any text, can be larger than the memory. Whatever a set's official
+files hold of these kinds goes through here.
 """
 
+import contextlib
 import pathlib
 import pickle
+import shutil
 import zipfile
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from distill.errors import DistillError
 
-MAX_MEMBER_BYTES = 4 << 30  # an hour of an E4 takes 4 MB; more than this is a bomb, not a recording
+# Of a text that is read whole: 8 hours of three axes and their times at 50 Hz take 70 MB.
+MAX_TEXT_BYTES = 512 << 20
+# Of a pickle or MAT file: a day of 8 channels of float64 at 700 Hz; MAT 5 itself ends there.
+MAX_FILE_BYTES = 4 << 30
 _NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
 _NUMPY_MODULES = {
   "numpy",
@@ -34,15 +42,34 @@ class _ArraysOnly(pickle.Unpickler):
     raise pickle.UnpicklingError(f"it refers to {pid!r} outside of itself")
 
 
+def check_size(path: pathlib.Path, most_bytes: int) -> None:
+  """Refuses a file that is too large to be read whole; one that is not there passes.
+
+  Raises:
+    DistillError: more than `most_bytes`.
+  """
+  if path.is_file():
+    _check_bytes(str(path), path.stat().st_size, most_bytes)
+
+
+def _check_bytes(where: str, size: int, most_bytes: int) -> None:
+  if size > most_bytes:
+    raise DistillError(
+      f"{where} takes {size / 2**20:.0f} MB; expected one recording of at most"
+      f" {most_bytes / 2**20:.0f} MB: split it, or get it anew if it is damaged"
+    )
+
+
 def load_pickle(path: pathlib.Path) -> Any:
   """Content of a pickle of NumPy arrays, numbers, texts and plain containers of these.
 
   Texts that Python 2 wrote come back as str.
 
   Raises:
-    DistillError: no such file, one that is cut off or damaged, or one that asks for anything else
-      than NumPy arrays; the message names what it asked for.
+    DistillError: no such file, one of absurd size, one that is cut off or damaged, or one that asks
+      for anything else than NumPy arrays; the message names what it asked for.
   """
+  check_size(path, MAX_FILE_BYTES)
   try:
     with open(path, "rb") as file:
       return _ArraysOnly(file, encoding="latin1").load()
@@ -62,21 +89,51 @@ def zip_member(path: pathlib.Path, name: str) -> bytes:
       an archive with a path that climbs out of the folder it would be unpacked into.
   """
   try:
-    with zipfile.ZipFile(path) as archive:
+    with _damage(f"{path}/{name}"), zipfile.ZipFile(path) as archive:
       check_names(path, archive.namelist())
       info = archive.getinfo(name)
-      if info.file_size > MAX_MEMBER_BYTES:
-        raise DistillError(
-          f"{path}/{name} unpacks to {info.file_size >> 20} MB; expected a recording, less than"
-          f" {MAX_MEMBER_BYTES >> 20} MB"
-        )
+      _check_bytes(f"{path}/{name}", info.file_size, MAX_TEXT_BYTES)
       return archive.read(info)
-  except (FileNotFoundError, IsADirectoryError, KeyError) as error:
+  except KeyError as error:
     raise DistillError(f"no {path}/{name}") from error
-  except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError) as error:
-    raise DistillError(f"{path}/{name} cannot be read: {error}") from error
+
+
+def unpack(path: pathlib.Path, folder: pathlib.Path) -> None:
+  """Unpacks a zip archive into a folder that is not there yet, whole or not at all.
+
+  Raises:
+    DistillError: no zip archive, a damaged one, one with a path that climbs out of the folder, or
+      one that holds more than the disk has room for.
+  """
+  partial = folder.with_name(folder.name + ".partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  try:
+    with _damage(str(path)), zipfile.ZipFile(path) as archive:
+      check_names(path, archive.namelist())
+      size = sum(info.file_size for info in archive.infolist())
+      free = shutil.disk_usage(path.parent).free
+      if size > free:
+        raise DistillError(
+          f"{path} unpacks to {size / 2**30:.1f} GB; the disk has {free / 2**30:.1f} GB free"
+        )
+      archive.extractall(partial)
+    partial.rename(folder)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _damage(where: str) -> Iterator[None]:
+  try:
+    yield
+  except DistillError:
+    raise
+  except (FileNotFoundError, IsADirectoryError) as error:
+    raise DistillError(f"no {where}") from error
+  except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error) as error:
+    raise DistillError(f"{where} cannot be read: {error}") from error
   except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown compression
-    raise DistillError(f"{path}/{name} cannot be read: {error}") from error
+    raise DistillError(f"{where} cannot be read: {error}") from error
 
 
 def check_names(path: pathlib.Path, names: list[str]) -> None:

@@ -94,6 +94,7 @@ def _signal(session: pathlib.Path, name: str, unit: str) -> Signal:
 def _text(session: pathlib.Path, name: str) -> tuple[str, str]:
   """(content, what messages call it) of one file of a folder or zip."""
   where = f"{session}/{name}"
+  untrusted.check_size(session / name, untrusted.MAX_TEXT_BYTES)
   try:
     content = (session / name).read_bytes() if session.is_dir() else None
   except OSError as error:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.io
 
+from distill.data import untrusted
 from distill.errors import DistillError
 
 
@@ -13,8 +14,9 @@ def load(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
   """Variables of a MAT file, those that are there.
 
   Raises:
-    DistillError: no such file, or no MAT file, or one that is cut off.
+    DistillError: no such file, or no MAT file, one of absurd size, or one that is cut off.
   """
+  untrusted.check_size(path, untrusted.MAX_FILE_BYTES)
   try:
     return dict(scipy.io.loadmat(path, variable_names=names))
   # A damaged file fails in many ways, depending on the byte.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill.data import clocks, units
+from distill.data import clocks, units, untrusted
 from distill.data.builder import PairedBuilder
 from distill.data.cutting import Source
 from distill.data.recording import HeartRateTrack, Recording, Stretch
@@ -73,6 +73,7 @@ def read(path: pathlib.Path) -> Recording:
 
 def _rows(path: pathlib.Path, columns: int) -> np.ndarray:
   """[rows, columns] float64 of a text file separated by spaces or commas."""
+  untrusted.check_size(path, untrusted.MAX_TEXT_BYTES)
   try:
     text = path.read_text(encoding="ascii").replace(",", " ")
     values = np.array(text.split(), np.float64).reshape(-1, columns)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distill.data import untrusted
 from distill.data.builder import PairedBuilder
 from distill.data.cutting import Source
 from distill.data.datasets import empatica
@@ -77,6 +78,7 @@ def _activities(path: pathlib.Path, participant: str) -> tuple[Stretch, ...]:
 @functools.lru_cache(maxsize=1)
 def _labels(path: pathlib.Path) -> np.ndarray:
   """[rows, 3] participant number, Unix second, label."""
+  untrusted.check_size(path, untrusted.MAX_TEXT_BYTES)
   with open(path, encoding="ascii", errors="replace") as file:
     header = file.readline().strip()
   if header != LABEL_HEADER:
