@@ -8,6 +8,7 @@ same function; either way each worker holds one recording at a time.
 import abc
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from distill.data import beam, store
+from distill.data import beam, download, store
 from distill.data.cutting import Cut, Source, cut_all, examples
 from distill.data.windows import WindowSettings
 from distill.errors import DistillError
@@ -37,6 +38,8 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
 
   Attributes:
     SOURCE: where the official files are to be had.
+    URL: of the official archive, where it is open to all; it is fetched if no source is given.
+    LAYOUT: glob of what the set's folder holds, to find it in the archive.
     LICENCE: in a few words.
     CITATION: the work to cite.
     SIMULATED: whether the recordings are drawn by a computer.
@@ -53,6 +56,8 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     None  # TFDS would look for a checksum file beside the code, with a package not required
   )
   SOURCE: ClassVar[str] = ""
+  URL: ClassVar[str] = ""
+  LAYOUT: ClassVar[str] = "*"
   LICENCE: ClassVar[str] = ""
   CITATION: ClassVar[str] = ""
   SIMULATED: ClassVar[bool] = False
@@ -94,9 +99,13 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
   def folder(self) -> pathlib.Path:
     """Where the official files lie: <config.source>/<name>, or <config.source> itself.
 
+    Without a source they are fetched into <config.prepared_dir>/downloads.
+
     Raises:
-      DistillError: no source is given, or there is no such folder.
+      DistillError: no source is given and nothing can be fetched, or there is no such folder.
     """
+    if not self.data_config.source and self.URL:
+      return self._downloaded
     if not self.data_config.source:
       raise DistillError(
         f"set {self.name} needs its official files: set data.source to the folder that holds"
@@ -106,6 +115,18 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     if not root.is_dir():
       raise DistillError(f"data.source {root} is no folder; get {self.name} from {self.SOURCE}")
     return root / self.name if (root / self.name).is_dir() else root
+
+  @functools.cached_property
+  def _downloaded(self) -> pathlib.Path:
+    downloads = pathlib.Path(self.data_config.prepared_dir) / "downloads"
+    try:
+      return download.fetch(
+        self.name, self.URL, self.LAYOUT, downloads, licence=self.LICENCE, progress=self.progress
+      )
+    except DistillError as error:
+      raise DistillError(
+        f"set {self.name}: {error}; or get it from {self.SOURCE} and set data.source to its folder"
+      ) from error
 
   def key(self) -> str:
     """Hash of all that decides what is prepared: settings, files, version of the builder."""
@@ -197,7 +218,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    del dl_manager  # nothing is downloaded
+    del dl_manager  # `folder` has fetched what there is to fetch
     return {store.SPLIT: self._generate_examples()}
 
   def _generate_examples(self) -> Any:

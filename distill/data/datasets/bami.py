@@ -35,6 +35,8 @@ class Bami(PairedBuilder):
 
   VERSION = tfds.core.Version("1.1.0")  # PPG upright
   SOURCE = "https://github.com/HeewonChung92/CNN_LSTM_HeartRateEstimation"
+  URL = SOURCE + "/archive/refs/heads/master.zip"
+  LAYOUT = "BAMI-*/*.mat"
   LICENCE = "none stated; cite the authors"
   CITATION = (
     "H. Chung, H. Ko, H. Lee, J. Lee, Deep Learning for Heart Rate Estimation from Reflectance"

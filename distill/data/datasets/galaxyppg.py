@@ -31,6 +31,8 @@ class GalaxyPpg(PairedBuilder):
 
   name = "galaxyppg"
   SOURCE = "https://github.com/Kaist-ICLab/GalaxyPPG-Supplementary-Code"
+  URL = "https://zenodo.org/records/14635823/files/GalaxyPPG.zip?download=1"
+  LAYOUT = "Dataset/P*"
   LICENCE = "CC BY 4.0"
   CITATION = "GalaxyPPG, KAIST Interactive Computing Lab, Scientific Data, 2025"
   SAME_DEVICE = False

@@ -32,6 +32,8 @@ class PhysionetWrist(PairedBuilder):
   """PhysioNet wrist PPG during exercise 1.0.0."""
 
   SOURCE = "https://physionet.org/content/wrist/1.0.0/"
+  URL = "https://physionet.org/static/published-projects/wrist/wrist-ppg-during-exercise-1.0.0.zip"
+  LAYOUT = "s*.hea"
   LICENCE = "Open Data Commons Attribution 1.0"
   CITATION = (
     "D. Jarchi, A. J. Casson, Description of a Database Containing Wrist PPG Signals Recorded"

@@ -40,6 +40,8 @@ class PpgDalia(PairedBuilder):
   """PPG-DaLiA."""
 
   SOURCE = "https://doi.org/10.24432/C53890"
+  URL = "https://archive.ics.uci.edu/static/public/495/ppg+dalia.zip"
+  LAYOUT = "PPG_FieldStudy/S*"
   LICENCE = "CC BY 4.0 at UCI; cite the authors"
   CITATION = (
     "A. Reiss, I. Indlekofer, P. Schmidt, K. Van Laerhoven, Deep PPG: Large-Scale Heart Rate"

@@ -30,6 +30,11 @@ class SleepAccel(PairedBuilder):
   """Motion and heart rate from a wrist-worn wearable and labeled sleep from polysomnography."""
 
   SOURCE = "https://physionet.org/content/sleep-accel/1.0.0/"
+  URL = (
+    "https://physionet.org/static/published-projects/sleep-accel/motion-and-heart-rate-from-a"
+    "-wrist-worn-wearable-and-labeled-sleep-from-polysomnography-1.0.0.zip"
+  )
+  LAYOUT = "motion/*_acceleration.txt"
   LICENCE = "Open Data Commons Attribution 1.0"
   CITATION = (
     "O. Walch, Y. Huang, D. Forger, C. Goldstein, Sleep stage prediction with raw acceleration and"

@@ -28,6 +28,8 @@ class StressPredict(PairedBuilder):
   """Stress-Predict."""
 
   SOURCE = "https://doi.org/10.3390/s22218135"
+  URL = "https://github.com/italha-d/Stress-Predict-Dataset/archive/refs/heads/main.zip"
+  LAYOUT = "Raw_data/S*"
   LICENCE = "MIT"
   CITATION = (
     "T. Iqbal et al., Stress Monitoring Using Wearable Sensors: A Pilot Study and Stress-Predict"

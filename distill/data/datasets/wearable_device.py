@@ -30,6 +30,11 @@ class WearableDevice(PairedBuilder):
   """Wearable device dataset from induced stress and structured exercise sessions."""
 
   SOURCE = "https://physionet.org/content/wearable-device-dataset/"
+  URL = (
+    "https://physionet.org/static/published-projects/wearable-device-dataset/wearable-device-"
+    "dataset-from-induced-stress-and-structured-exercise-sessions-1.0.1.zip"
+  )
+  LAYOUT = "**/STRESS/S*"
   LICENCE = "Open Data Commons Attribution 1.0"
   CITATION = "A. Hongn et al., Scientific Data, 2025, doi 10.1038/s41597-025-04845-9"
 
@@ -68,7 +73,7 @@ def read(session: pathlib.Path) -> Recording:
     f"{protocol}_{part}" if part else protocol,
     signals,
     activities=(Stretch(start_s, stop_s, protocol),),
-    **_person(session.parent.parent / "subject-info.csv", participant),
+    **_person(session, participant),
   )
 
 
@@ -86,9 +91,14 @@ def _once(signal: Signal) -> Signal:
   return signal
 
 
-def _person(path: pathlib.Path, participant: str) -> dict[str, Any]:
-  """Age, sex and BMI from subject-info.csv, as far as its columns are there."""
-  if not path.is_file():
+def _person(session: pathlib.Path, participant: str) -> dict[str, Any]:
+  """Age, sex and BMI from subject-info.csv, as far as its columns are there.
+
+  It lies beside the protocols, or beside the folder Wearable_Dataset that holds them.
+  """
+  paths = [folder / "subject-info.csv" for folder in session.parents[1:3]]
+  path = next((path for path in paths if path.is_file()), None)
+  if path is None:
     return {}
   with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
     rows = list(csv.reader(file))

@@ -32,6 +32,8 @@ class Wesad(PairedBuilder):
   """WESAD."""
 
   SOURCE = "https://archive.ics.uci.edu/dataset/465/wesad+wearable+stress+and+affect+detection"
+  URL = "https://uni-siegen.sciebo.de/s/HGdUkoNlW1Ub0Gx/download"
+  LAYOUT = "WESAD/S*"
   LICENCE = "for research, cite the authors"
   CITATION = (
     "P. Schmidt, A. Reiss, R. Duerichen, C. Marberger, K. Van Laerhoven, Introducing WESAD,"
