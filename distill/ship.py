@@ -141,7 +141,7 @@ def _card(name: str, fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray
   lines.append("")
   for one, found in fields["metrics"].items():
     lines += [
-      f"- {one}: acceleration finds its PPG among {row['gallery']} in {100 * row['top1']:.1f} % of"
+      f"- {one}: acceleration finds its PPG among {row['gallery']:.0f} in {100 * row['top1']:.1f} % of"
       f" {row['n_queries']} windows (chance {100 * row['chance_top1']:.1f} %)"
       for row in found["retrieval"]
     ]

@@ -9,6 +9,7 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 # Much of the time of these tests went into making machine code faster that runs for milliseconds.
 COMPILE_FAST = "--xla_backend_optimization_level=0"
+HUNG_S = 1800  # far beyond what a busy machine needs
 CONFIG = f"--config={ROOT}/configs/quickstart.py:smoke"
 
 
@@ -46,7 +47,10 @@ def start(*words: str) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen) -> str:
   """Standard output of a process that must end well."""
-  out, err = process.communicate(timeout=280)
+  try:
+    out, err = process.communicate(timeout=HUNG_S)
+  finally:
+    process.kill()
   assert process.returncode == 0, err[-2000:]
   return out
 

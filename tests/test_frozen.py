@@ -332,6 +332,15 @@ def _settings(smoke, *words):
   return configs.load(runs.CONFIG.removeprefix("--config="), [f"--config.{word}" for word in words])
 
 
+def test_a_teacher_says_the_same_before_and_after_a_student_learned_from_it(smoke, fold):
+  teacher = frozen.open_teacher(smoke.folder / "fold0" / "teacher")
+  ran = dataclasses.replace(fold, folder=smoke.folder / "fold0")
+  before = teacher.vectors(ran)["simulated"]  # stored by the run before its student was trained
+  assert (smoke.folder / "fold0" / "student" / "model").is_dir()
+  assert before.std() > 0.01
+  np.testing.assert_allclose(teacher.vectors(fold)["simulated"], before, rtol=1e-5, atol=1e-5)
+
+
 def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_path, monkeypatch):
   folder = smoke.folder / "fold0" / "teacher"
   before = models.read(folder / "model").tensors

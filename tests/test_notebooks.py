@@ -24,7 +24,10 @@ def test_quickstart_runs_to_its_plot(tmp_path, monkeypatch):
     )
   monkeypatch.chdir(tmp_path)
   client = nbclient.NotebookClient(
-    notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    notebook,
+    timeout=runs.HUNG_S,
+    kernel_name="python3",
+    resources={"metadata": {"path": str(tmp_path)}},
   )
   os.symlink(ROOT / "configs", tmp_path / "configs")
   client.execute()
