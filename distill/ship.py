@@ -141,8 +141,8 @@ def _card(name: str, fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray
   lines.append("")
   for one, found in fields["metrics"].items():
     lines += [
-      f"- {one}: acceleration finds its PPG among {row['gallery']:.0f} in {100 * row['top1']:.1f} % of"
-      f" {row['n_queries']} windows (chance {100 * row['chance_top1']:.1f} %)"
+      f"- {one}: acceleration finds its PPG among {row['gallery']:.0f} in {100 * row['top1']:.1f} %"
+      f" of {row['n_queries']} windows (chance {100 * row['chance_top1']:.1f} %)"
       for row in found["retrieval"]
     ]
   lines += [
