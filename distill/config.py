@@ -77,7 +77,8 @@ def base() -> ConfigDict:
 
   config.teacher = ConfigDict()
   config.teacher.build = "teachers.transformer:build"
-  # Folder of a pretrained teacher, or .parquet / .npz file of its embeddings; "" pretrains one.
+  # "ours", the folder of a pretrained teacher, "{fold}" for the fold, or .parquet / .npz file of
+  # its embeddings; "" pretrains one.
   config.teacher.load = ""
   config.teacher.also = ()  # folders or files of further teachers
   config.teacher.weights = ()  # share of each teacher in the loss; () = 1 each

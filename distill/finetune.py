@@ -282,8 +282,7 @@ def finetune(config: ConfigDict, folder: str | Path) -> list[Path]:
 
 
 def _finetune(config: ConfigDict, folder: Path, fold: Fold) -> Path:
-  given = config.finetune.start.replace("{fold}", str(fold.k))
-  start = models.find(given, side="students")
+  start = models.find(fold.named(config.finetune.start), side="students")
   with clock(folder, "finetune"):
     return tune(config, fold, start, fold.folder / "finetuned", config.finetune)
 

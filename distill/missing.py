@@ -223,7 +223,8 @@ class _Judged:
     self._test, self._seed = test, config.seed
     self.errors: dict[tuple[str, str, float], dict[str, np.ndarray]] = {}
     raw = self._raw(test, ACC)
-    teacher = EncoderTeacher(config.teacher.load or folder / f"fold{fold.k}" / "teacher").encoder
+    given = fold.named(config.teacher.load)
+    teacher = EncoderTeacher(given or folder / f"fold{fold.k}" / "teacher").encoder
     ppg = pipeline.prepare_windows(self._raw(test, PPG), teacher.spec)
     vectors = Forward(teacher, batch_size=BATCH)(*ppg)
     for model, place in (("aim", folder), ("complete", folder / f"complete{fold.k}")):

@@ -130,7 +130,7 @@ def _tune_all(
   config: ConfigDict, folder: Path, fold: Fold
 ) -> tuple[models.ModelFolder, dict[str, Weights]]:
   """The start, and name -> encoder weights of every fine-tuned model."""
-  start = config.finetune.start.replace("{fold}", str(fold.k)) or fold.folder / "student"
+  start = fold.named(config.finetune.start) or fold.folder / "student"
   stored = models.read(models.find(start, side="students"))
   tuned: dict[str, Weights] = {}
   with clock(folder, "finetune"):

@@ -154,7 +154,7 @@ def _teachers(config: ConfigDict, folder: Path, fold: Fold) -> list[Teacher]:
   found: list[Teacher] = []
   for k, place in enumerate((first, *config.teacher.also), start=1):
     name = "teacher" if k == 1 else f"teacher_{k}"
-    teacher = frozen.open_teacher(place, name=name, dtype=config.teacher.stored)
+    teacher = frozen.open_teacher(fold.named(str(place)), name=name, dtype=config.teacher.stored)
     if isinstance(teacher, frozen.EncoderTeacher):
       check_unseen(fold, teacher.stored, "teacher")
       _check_fits(fold, teacher.encoder, "teacher")
@@ -210,7 +210,7 @@ def _start(config: ConfigDict, fold: Fold, encoder: Encoder) -> None:
   """Gives the student the weights that the config says it starts from."""
   if not config.start:
     return
-  stored = models.read(models.find(config.start.replace("{fold}", str(fold.k)), side="students"))
+  stored = models.read(models.find(fold.named(config.start), side="students"))
   check_unseen(fold, stored, "student")
   models.assign(encoder, stored.part("encoder"), where=str(stored.folder / models.WEIGHTS))
 

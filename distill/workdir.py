@@ -43,6 +43,10 @@ class Fold:
   sets: Mapping[str, tuple[PreparedSet, splits.Split]]
   external: Mapping[str, tuple[PreparedSet, splits.Split]] = dataclasses.field(default_factory=dict)
 
+  def named(self, place: str) -> str:
+    """A path of the config, "{fold}" in it being the number of this fold."""
+    return place.replace("{fold}", str(self.k))
+
   def people(self, part: str) -> list[str]:
     """The participants of one part as "set/participant", over all sets."""
     return [

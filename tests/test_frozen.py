@@ -353,7 +353,8 @@ def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_pat
   shuffled = np.random.default_rng(0).permutation(np.delete(np.arange(len(table)), lost))
   embeddings.save(table.where(shuffled), tmp_path / "vectors.parquet")
 
-  words = (f"teacher.load={tmp_path}/vectors.parquet", f"teacher.also=('{folder}',)")
+  also = smoke.folder / "fold{fold}" / "teacher"  # the same folder, whichever the fold
+  words = (f"teacher.load={tmp_path}/vectors.parquet", f"teacher.also=('{also}',)")
   config = _settings(smoke, *words)
   given = {}
   monkeypatch.setattr(stages, "_fit", lambda *arguments: given.update(arguments=arguments))
