@@ -35,6 +35,7 @@ BUILT = {
 }
 
 
+METHODS = ("distil", "rivals")
 _BUILT = tuple(section + "." for section in BUILT)
 
 
@@ -86,6 +87,7 @@ def base() -> ConfigDict:
   config.pretrain = ConfigDict()
   config.pretrain.objective = ConfigDict({"build": "distill.objectives:MaskedAutoencoding"})
   config.pretrain.side = "teacher"  # | "student": of what `distill pretrain` pretrains
+  config.pretrain.row = "self_supervised"  # name of a pretrained student in the report
   config.pretrain.steps = 400
   config.pretrain.batch_size = 64
   # A teacher whose own heart-rate probe does not beat the mean stops the run before distillation.
@@ -94,6 +96,9 @@ def base() -> ConfigDict:
   config.pretrain.log_every = 20
   config.pretrain.eval_every = 200
 
+  # "distil" a student from a frozen teacher | its "rivals" alone: the supervised students, and
+  # the one pretrained on acceleration if pretrain.side is "student".
+  config.method = "distil"
   config.student = ConfigDict()
   config.student.build = "students.transformer:build"
   # "ours" or the model folder that the student starts from, "{fold}" for the fold; "" for none.
@@ -114,6 +119,10 @@ def base() -> ConfigDict:
   config.eval_every = 100
 
   config.supervised = ConfigDict()
+  # Of the training people whose labels are used; a student for each.
+  config.supervised.shares = (1.0,)
+  # Also a student regressed on what the paired PPG says, in the steps of distillation.
+  config.supervised.label_distillation = False
   config.supervised.steps = 400
   config.supervised.batch_size = 128
   config.supervised.optim = _optim(1e-3)
@@ -155,6 +164,7 @@ def base() -> ConfigDict:
   config.evaluate.repeats = 20
   config.evaluate.targets = ("hr_bpm", "sdnn_ms", "rmssd_ms")
   config.evaluate.alphas = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
+  config.evaluate.shares = ()  # of the training people, below 1, with whose labels alone to probe
   config.evaluate.seed = 0
   return config
 
@@ -323,6 +333,8 @@ def _check_values(config: ConfigDict) -> None:
     last = name.rpartition(".")[2]
     if last in ("steps", "batch_size", "log_every", "eval_every") and value < 1:
       raise DistillError(f"config.{name} is {value}; expected 1 or more")
+  if config.method not in METHODS:
+    raise DistillError(f"config.method is {config.method!r}; expected one of {', '.join(METHODS)}")
   if not 0 <= config.finetune.head_share < 1:
     raise DistillError(
       f"config.finetune.head_share is {config.finetune.head_share}; expected a"
@@ -334,6 +346,13 @@ def _check_values(config: ConfigDict) -> None:
     raise DistillError(
       f"config.pretrain.side is {config.pretrain.side!r}; expected teacher or student"
     )
+  for section in ("supervised", "evaluate"):
+    shares = tuple(config[section].shares)
+    if len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
+      raise DistillError(
+        f"config.{section}.shares is {shares}; expected different shares above 0 and up to 1, such"
+        " as (0.01, 0.1, 1.0)"
+      )
   if not 0 <= config.loss.gaps <= 1 or not 0 <= config.pair_coverage <= 1:
     raise DistillError("config.loss.gaps and config.pair_coverage are shares from 0 to 1")
   if not config.loss.temperature > 0:

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from distill import config as configs
-from distill import probes, registry, report, signals, stages, statistics, workdir
+from distill import fold_training, probes, registry, report, signals, statistics, workdir
 from distill.aim import AIM
 from distill.config import ConfigDict
 from distill.data import day, splits
@@ -120,7 +120,7 @@ def _trained(config: ConfigDict, place: Path, objective, parts: Parts):
   return fit(
     objective,
     batches,
-    stages.validation(held),
+    fold_training.validation(held),
     workdir=place,
     settings=config.pretrain,
     seed=config.seed,

@@ -20,6 +20,9 @@ from distill.spec import ERRORS, TARGETS
 
 PARTS = ("train", "validation", "test")
 STUDENT, MEAN, OWN_MEAN, CLOCK = "student", "mean", "own_mean", "session_clock"
+SUPERVISED = "supervised"
+# Column: smallest share of the training people that a row's participant is one of.
+LABELLED_SHARE = "labelled_share"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,8 @@ class FoldTables:
     embeddings: model -> table of space "embedding" over the rows of all three parts. Columns:
       `split` ("train", "validation" or "test"), participant, recording, t0_s (seconds on the
       recording's own clock), the targets, and as far as known motion_g, complete, ppg_usable,
-      hr_origin, hrv_origin. Rows that one of the models could not embed (NaN) are scored for none.
+      hr_origin, hrv_origin, labelled_share. Rows that one of the models could not embed (NaN) are
+      scored for none.
     projections: "student" and "teacher" -> table of space "projection", the test rows alone; empty
       if there is nothing to retrieve.
     predictions: (model, target) -> [n] direct predictions in the target's unit, over the rows of
@@ -63,12 +67,14 @@ class Settings(retrieval.Settings):
   Attributes:
     targets: label columns to probe.
     alphas: ridge penalties to choose from on validation people.
+    shares: shares of the training people, below 1, with whose labels alone probes are fitted too.
     reads_ppg: models that see the PPG; labels made of that PPG are circular for them.
     scatter: most windows per set and target that a report keeps for its scatter plots.
   """
 
   targets: tuple[str, ...] = TARGETS
   alphas: tuple[float, ...] = probes.ALPHAS
+  shares: tuple[float, ...] = ()
   reads_ppg: tuple[str, ...] = ("teacher", "ppg_signal_processing")
   scatter: int = 2000
 
@@ -119,7 +125,8 @@ def evaluate(
 
   Returns:
     set name -> {simulated, folds, windows, retrieval, controls, by_motion, oracles, shift_curve,
-    probes, differences, people, scatter, skipped}; report.schema.json lays down each of them.
+    probes, differences, people, scatter, skipped, by_share}; report.schema.json lays down each of
+    them.
     Numbers that do not exist are NaN (null in the file).
 
   Raises:
@@ -232,20 +239,25 @@ def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) ->
     "effective_rank": _effective_ranks(folds),
     **{part: {} for part in ("probes", "differences", "scatter", "skipped")},
     "probes_by_motion": {},
+    "by_share": _by_share(folds, settings),
   }
   of_people: dict[str, _Scored] = {}
+  folds = [_at_share(fold, 1.0) for fold in folds]
   for target in settings.targets:
-    parts = [scored for fold in folds if (scored := _predict(fold, target, settings)) is not None]
-    if not parts:
+    scored = _pooled(folds, target, settings)
+    if scored is None:
       judged["skipped"][target] = "no fold has labelled training, validation and test windows"
       continue
-    scored = of_people[target] = _pool(parts)
+    of_people[target] = scored
     judged["probes"][target] = _scores(scored, target, settings)
     judged["differences"][target] = _differences(scored)
     judged["scatter"][target] = _scatter(scored, settings)
     for level, some in _levels(scored, settings).items():
       judged["probes_by_motion"].setdefault(level, {})[target] = _scores(some, target, settings)
-  judged["people"] = _people(folds, of_people, settings)
+  judged["people"] = _people(folds, of_people)
+  if pairs := _pairs(folds):
+    told = retrieval.participant_top1(pairs, settings, window_s=folds[0].window_s)
+    judged["people"]["top1"] = _placed(judged["people"]["participant"], *told)
   return judged
 
 
@@ -382,7 +394,62 @@ def _pair(fold: FoldTables) -> retrieval.Pair:
   )
 
 
+# --- shares of the training people ----------------------------------------------------------------
+
+
+def supervised_row(share: float) -> str:
+  """Name of the student that was supervised by a share of the training people."""
+  return SUPERVISED if share == 1 else f"{SUPERVISED}_{100 * share:g}"
+
+
+def _at_share(fold: FoldTables, share: float) -> FoldTables:
+  """The fold as if the training people of a share were all there are, for probes and supervision.
+
+  The student that was supervised by them stands as "supervised".
+  """
+
+  def row(model: str) -> str:
+    other = model.startswith(SUPERVISED) and model != supervised_row(share)
+    return "" if other else SUPERVISED if model == supervised_row(share) else model
+
+  kept = np.ones(len(fold.columns["split"]), bool)
+  if share < 1:
+    kept = (fold.columns["split"] != "train") | (fold.columns[LABELLED_SHARE] <= share)
+  return dataclasses.replace(
+    fold,
+    embeddings={row(m): table.where(kept) for m, table in fold.embeddings.items() if row(m)},
+    predictions={
+      (row(m), target): values[kept] for (m, target), values in fold.predictions.items() if row(m)
+    },
+  )
+
+
+def _by_share(folds: Sequence[FoldTables], settings: Settings) -> dict[str, Any]:
+  """Share of the training people, in percent -> its probes; of shares with people in every fold."""
+  found: dict[str, Any] = {}
+  for share in sorted(one for one in settings.shares if one < 1):
+    if any(not np.any(fold.columns.get(LABELLED_SHARE, np.zeros(0)) <= share) for fold in folds):
+      continue
+    parts = [_at_share(fold, share) for fold in folds]
+    train = [_part(fold, "train")["participant"] for fold in parts]
+    scored = {target: _pooled(parts, target, settings) for target in settings.targets}
+    known = {target: one for target, one in scored.items() if one is not None}
+    found[f"{100 * share:g}"] = {
+      "labelled": [len(np.unique(some)) for some in train],
+      "probes": {target: _scores(one, target, settings) for target, one in known.items()},
+      "differences": {target: _differences(one) for target, one in known.items()},
+      "people": _people(parts, known),
+    }
+  return found
+
+
 # --- predictions ----------------------------------------------------------------------------------
+
+
+def _pooled(folds: Sequence[FoldTables], target: str, settings: Settings) -> _Scored | None:
+  """Every model's predictions of one target over all folds; None where no fold has labels."""
+  parts = [scored for fold in folds if (scored := _predict(fold, target, settings)) is not None]
+  return _pool(parts) if parts else None
 
 
 def _predict(fold: FoldTables, target: str, settings: Settings) -> _Scored | None:
@@ -516,28 +583,26 @@ def _differences(scored: _Scored) -> dict[str, Any]:
   return table
 
 
-def _people(
-  folds: Sequence[FoldTables], scored: Mapping[str, _Scored], settings: Settings
-) -> dict[str, Any]:
+def _people(folds: Sequence[FoldTables], scored: Mapping[str, _Scored]) -> dict[str, Any]:
   """What each held-out participant got, so that two runs on the same people can be compared."""
   names = np.unique(_joined([_part(fold, "test") for fold in folds])["participant"])
   found: dict[str, Any] = {"participant": names, "mae": {}}
-
-  def placed(some: np.ndarray, means: np.ndarray) -> np.ndarray:
-    values = np.full(len(names), np.nan)
-    values[np.searchsorted(names, some)] = np.round(means, 5)
-    return values
-
   for target, one in scored.items():
     found["mae"][target] = {
-      model: placed(
-        *statistics.participant_means(np.abs(values - one.true), one.columns["participant"])
+      model: _placed(
+        names,
+        *statistics.participant_means(np.abs(values - one.true), one.columns["participant"]),
       )
       for model, values in one.predicted.items()
     }
-  if pairs := _pairs(folds):
-    found["top1"] = placed(*retrieval.participant_top1(pairs, settings, window_s=folds[0].window_s))
   return found
+
+
+def _placed(names: np.ndarray, some: np.ndarray, means: np.ndarray) -> np.ndarray:
+  """[names] the means of some of them, NaN for the others."""
+  values = np.full(len(names), np.nan)
+  values[np.searchsorted(names, some)] = np.round(means, 5)
+  return values
 
 
 def _levels(scored: _Scored, settings: Settings) -> dict[str, _Scored]:

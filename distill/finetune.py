@@ -21,7 +21,7 @@ import optax
 from flax import nnx
 
 from distill import config as configs
-from distill import losses, merge, models, stages, workdir
+from distill import fold_training, losses, merge, models, stages, workdir
 from distill.config import ConfigDict
 from distill.data import pipeline
 from distill.data.store import open_set
@@ -314,7 +314,7 @@ def tune(config: ConfigDict, fold: Fold, start: Path, place: Path, settings: Any
   trained = fit(
     objective,
     lambda k: _batches(sources["train"], config.seed, settings.batch_size, k),
-    stages.validation(stages.spread(sources["validation"])),
+    fold_training.validation(fold_training.spread(sources["validation"])),
     workdir=place,
     settings=settings,
     seed=config.seed,
@@ -368,7 +368,7 @@ def _batches(source, seed: int, batch_size: int, start: int) -> Iterator[dict[st
 def _objective(
   encoder: Encoder, task: Task, source: pipeline.TrainingSource, settings: Any, seed: int
 ) -> FineTuning:
-  some, modality = stages.spread(source), encoder.spec.modality
+  some, modality = fold_training.spread(source), encoder.spec.modality
   before = Forward(encoder, batch_size=min(BATCH, len(source)))
   vectors = before(some[modality], some[modality + "_mask"])
   rngs = nnx.Rngs(seed + 1)
@@ -397,7 +397,7 @@ def _save(
   """Leaves a model folder, whole or not at all."""
   partial = place / "model.partial"
   shutil.rmtree(partial, ignore_errors=True)
-  seen = map(stages.person_hash, fold.people("train") + fold.people("validation"))
+  seen = map(fold_training.person_hash, fold.people("train") + fold.people("validation"))
   models.save(
     partial,
     trained,
@@ -452,7 +452,9 @@ def renormalise(folder: str | Path, prepared: str | Path) -> int:
       f"{prepared} holds nobody whom {folder} was trained on; statistics of held-out people would"
       " leak into it"
     )
-  rows = rows[np.unique(np.linspace(0, len(rows) - 1, stages.VALIDATION_WINDOWS).astype(int))]
+  rows = rows[
+    np.unique(np.linspace(0, len(rows) - 1, fold_training.VALIDATION_WINDOWS).astype(int))
+  ]
   raw = np.stack([found[int(row)][modality] for row in rows])
   merge.renormalise(encoder, *pipeline.prepare_windows(raw, encoder.spec))
   tensors = {f"encoder.{name}": array for name, array in models.parameters(encoder).items()}
@@ -463,4 +465,4 @@ def renormalise(folder: str | Path, prepared: str | Path) -> int:
 
 
 def _seen(name: str, participant: str) -> str:
-  return stages.person_hash(f"{name}/{participant}")
+  return fold_training.person_hash(f"{name}/{participant}")

@@ -290,10 +290,26 @@ def load_head(stored: models.ModelFolder, name: str) -> nnx.Module:
 
 
 class Supervised(Objective):
-  """The same encoder trained on labels alone; targets are standardised over training windows."""
+  """The same encoder trained on labels alone; targets are standardised over training windows.
 
-  def __init__(self, encoder: Encoder, *, mean: np.ndarray, sd: np.ndarray, rngs: nnx.Rngs):
-    self.encoder = encoder
+  Args:
+    encoder: to train.
+    mean: [targets] of the training labels.
+    sd: [targets] likewise.
+    names: of the targets, in order.
+    rngs: of the head's weights.
+  """
+
+  def __init__(
+    self,
+    encoder: Encoder,
+    *,
+    mean: np.ndarray,
+    sd: np.ndarray,
+    names: Sequence[str] = (),
+    rngs: nnx.Rngs,
+  ):
+    self.encoder, self.names = encoder, tuple(names)
     self.standardise = Standardise(mean, sd)
     self.head = nnx.Linear(encoder.dim, len(mean), rngs=rngs)
     self.weights = {"targets": 1.0}

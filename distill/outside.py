@@ -20,8 +20,8 @@ from distill.data.prepare import prepare
 from distill.data.store import open_set
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
+from distill.fold_training import person_hash
 from distill.spec import PPG, SignalSpec
-from distill.stages import person_hash
 
 GENERIC = "empatica_e4"  # the sessions of several public sets, too
 SHIPPED = "ours"  # student and teacher of this name belong together

@@ -25,6 +25,7 @@ MODEL_LABELS = {
   "teacher": "teacher (sees PPG)",
   "ppg_signal_processing": "PPG signal processing (sees PPG)",
   "student": "distilled student",
+  "label_distillation": "label distillation",
   "supervised": "supervised from scratch",
   "untrained": "untrained student",
   "acc_signal_processing": "accelerometer signal processing",

@@ -23,7 +23,7 @@ from distill.errors import DistillError
 from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
 from distill.retrieval import ACC_TO_PPG
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 RETENTION = "retention.json"
 SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
 
@@ -249,6 +249,8 @@ def _set_tables(one: Mapping[str, Any], *, brief: bool = False) -> Iterator[Tabl
     yield _probe_table(one, target, rows)
   if one["probes_by_motion"] and not brief:
     yield _motion_table(one)
+  if one.get("by_share"):
+    yield _share_table(one)
   if one.get("effective_rank") and not brief:
     yield _rank_table(one)
   if one.get("retention"):
@@ -367,6 +369,29 @@ def _motion_table(one: Mapping[str, Any]) -> Table:
     f"{level} {one['windows'][level]['n_windows']} windows" for level in one["probes_by_motion"]
   )
   return Table("MAE by motion", header, rows, f"Motion levels by SD of the acceleration: {counts}.")
+
+
+def _share_table(one: Mapping[str, Any]) -> Table:
+  """MAE of every model and target by share of the training people who are labelled."""
+  shares = {**one["by_share"], "100": one}
+  columns = [(share, target) for target in one["probes"] for share in shares]
+  header = ("model",) + tuple(
+    f"{target_label(target)[0]}, {share} %, {target_label(target)[1]}" for share, target in columns
+  )
+  rows = []
+  for model in ordered({model: None for table in one["probes"].values() for model in table}):
+    found = [shares[share]["probes"].get(target, {}).get(model) for share, target in columns]
+    cells = (_number(row["mae"]["value"], 2) if row else "" for row in found)
+    rows.append((model_label(model), *cells))
+  people = ", ".join(
+    f"{share} % are {' + '.join(map(str, some['labelled']))}"
+    for share, some in one["by_share"].items()
+  )
+  note = (
+    "The same training people are labelled for every probe and for the supervised student:"
+    f" {people} of each fold."
+  )
+  return Table("MAE by share of the training people", header, rows, note)
 
 
 def read_retention(run_folder: str | pathlib.Path) -> dict[str, Any]:

@@ -6,21 +6,28 @@ one that was interrupted goes on from its last checkpoint. `distill.workdir` say
 """
 
 import dataclasses
-import hashlib
-import math
 import pathlib
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
 from distill import config as configs
-from distill import evaluate, frozen, models, probes, registry, report, tables, workdir
+from distill import (
+  evaluate,
+  fold_training,
+  frozen,
+  models,
+  probes,
+  registry,
+  report,
+  rivals,
+  tables,
+  workdir,
+)
 from distill.config import ConfigDict
 from distill.data import pairs, pipeline
 from distill.data.prepare import prepare as prepare_sets
@@ -28,15 +35,11 @@ from distill.embeddings import EmbeddingTable, embedded
 from distill.errors import DistillError
 from distill.frozen import Teacher
 from distill.nn.encoder import Encoder
-from distill.objectives import Distillation, Objective, Supervised
-from distill.spec import PPG
-from distill.train import fit
+from distill.objectives import Distillation
 from distill.workdir import Fold, clock
 
 Path = pathlib.Path
-Trained = TypeVar("Trained", bound=Objective)
 Vectors = Mapping[str, Mapping[str, np.ndarray]]  # teacher -> set -> [rows of the set, dim]
-VALIDATION_WINDOWS = 512  # of each fold: a steady loss, and seconds to compute
 
 
 def prepare(config: ConfigDict) -> dict[str, Path]:
@@ -102,7 +105,8 @@ def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
   folder = Path(folder)
   settings = evaluate.Settings(**_plain(config.evaluate))
   others = tuple(f"teacher_{2 + k}" for k in range(len(config.teacher.also)))
-  settings = dataclasses.replace(settings, reads_ppg=settings.reads_ppg + others)
+  shares = tuple({*config.evaluate.shares, *config.supervised.shares})
+  settings = dataclasses.replace(settings, reads_ppg=settings.reads_ppg + others, shares=shares)
   judged: dict[str, Any] = {}
   with clock(folder, "judge"), tqdm(list(config.data.sets), desc="judge", unit="set") as bar:
     for name in bar:
@@ -157,7 +161,7 @@ def _teachers(config: ConfigDict, folder: Path, fold: Fold) -> list[Teacher]:
     teacher = frozen.open_teacher(fold.named(str(place)), name=name, dtype=config.teacher.stored)
     if isinstance(teacher, frozen.EncoderTeacher):
       check_unseen(fold, teacher.stored, "teacher")
-      _check_fits(fold, teacher.encoder, "teacher")
+      fold_training.check_fits(fold, teacher.encoder, "teacher")
     found.append(teacher)
   return found
 
@@ -181,21 +185,21 @@ def _pretrained(config: ConfigDict, folder: Path, fold: Fold) -> Path:
 
 
 def _pretrain(config: ConfigDict, fold: Fold, place: Path, who: str = "teacher") -> None:
-  encoder = _build(config, who)
-  _check_fits(fold, encoder, who)
+  encoder = fold_training.build(config, who)
+  fold_training.check_fits(fold, encoder, who)
   section = config.pretrain.objective
   objective = registry.resolve(section.build, key="pretrain.objective.build")(
     encoder, rngs=nnx.Rngs(config.seed + 1), **configs.build_arguments(section)
   )
   sources: dict[str, pipeline.Source] = {}
   for part in ("train", "validation"):
-    rows = _usable(fold, config, part)
+    rows = fold_training.usable(fold, config, part)
     if objective.paired:
       draws = pairs.DRAWS if part == "train" else 1
       sources[part] = pairs.PairSource(rows, [encoder.spec], seed=config.seed, draws=draws)
     else:
       sources[part] = pipeline.TrainingSource(rows, [encoder.spec], {})
-  _fit(config, fold, place, objective, sources, config.pretrain, config[who])
+  fold_training.train(config, fold, place, objective, sources, config.pretrain, config[who])
 
 
 def _pretrained_student(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
@@ -215,16 +219,6 @@ def _start(config: ConfigDict, fold: Fold, encoder: Encoder) -> None:
   models.assign(encoder, stored.part("encoder"), where=str(stored.folder / models.WEIGHTS))
 
 
-def _check_fits(fold: Fold, encoder: Encoder, who: str) -> None:
-  wanted = PPG if who == "teacher" else "acc"
-  if encoder.spec.modality != wanted:
-    raise DistillError(
-      f"config.{who} is an encoder of {encoder.spec.modality} signals; a {who} reads {wanted}"
-    )
-  for prepared, _ in fold.sets.values():
-    pipeline.check_spec(prepared, encoder.spec, who=who)
-
-
 def check_unseen(fold: Fold, stored: models.ModelFolder, who: str) -> None:
   """Refuses a given model that has seen people who are held out here.
 
@@ -232,7 +226,7 @@ def check_unseen(fold: Fold, stored: models.ModelFolder, who: str) -> None:
     DistillError: naming one of them.
   """
   seen = set(stored.fields.get("people_seen", []))
-  held = [one for one in fold.people("test") if person_hash(one) in seen]
+  held = [one for one in fold.people("test") if fold_training.person_hash(one) in seen]
   if held:
     raise DistillError(
       f"the {who} in {stored.folder} was trained on {len(held)} participants who are held out in"
@@ -240,31 +234,21 @@ def check_unseen(fold: Fold, stored: models.ModelFolder, who: str) -> None:
     )
 
 
-def _build(config: ConfigDict, section: str) -> Any:
-  build = registry.resolve(config[section].build, key=f"{section}.build")
-  return build(seed=config.seed, **configs.build_arguments(config[section]))
-
-
-def _usable(fold: Fold, config: ConfigDict, part: str) -> list[pipeline.Rows]:
-  """Rows with usable PPG; overlapping ones for training, which draws from them."""
-  found = fold.rows(config, part, overlapping=part == "train")
-  usable = [rows.where(rows.column("ppg_usable")) for rows in found.values()]
-  if not sum(map(len, usable)):
-    raise DistillError(
-      f"no {part} window of {', '.join(found)} has usable PPG; look at the quality thresholds"
-      " data.min_template_r and data.min_spectral_purity"
-    )
-  return usable
-
-
 # --- stage B: the student -----------------------------------------------------------------------
 
 
 def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
+  if config.method == "rivals":
+    raise DistillError(
+      "config.method is 'rivals': no student is distilled; go on with distill run, or give"
+      " --config.method=distil"
+    )
   for prepared, _ in fold.sets.values():
     pipeline.check_pairs(prepared)
   # Its spec alone: a student that does not fit is refused before the teacher is trained.
-  _check_fits(fold, nnx.eval_shape(lambda: _build(config, "student")), "student")
+  fold_training.check_fits(
+    fold, nnx.eval_shape(lambda: fold_training.build(config, "student")), "student"
+  )
   teachers = _teachers(config, folder, fold)
   place = fold.folder / "student"
   if not (place / "model").is_dir():
@@ -273,7 +257,7 @@ def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
     with clock(folder, "train"):
       _train(config, fold, teachers, vectors, place)
   blank = [(np.zeros(one.dim, np.float32), np.ones(one.dim, np.float32)) for one in teachers]
-  return _stored_in(place, _distillation(config, blank))
+  return fold_training.stored_in(place, _distillation(config, blank))
 
 
 def _train(
@@ -295,30 +279,21 @@ def _train(
     for target in targets["train"].values()
   ]
   objective = _distillation(config, scales)
-  _check_fits(fold, objective.encoder, "student")
+  fold_training.check_fits(fold, objective.encoder, "student")
   _start(config, fold, objective.encoder)
-  sources = {
+  sources: dict[str, pipeline.Source] = {
     part: pipeline.TrainingSource(parts[part], [objective.encoder.spec], targets[part])
     for part in parts
   }
-  _fit(config, fold, place, objective, sources, config, config.student, teachers)
-
-
-def _observed_enough(parts: list[pipeline.Rows], share: float) -> list[pipeline.Rows]:
-  """The rows of pairs that count: `share` of both sides was observed."""
-  found = []
-  for rows in parts:
-    sides = [rows.column(f"{name}_coverage") >= share for name in rows.prepared.specs]
-    found.append(rows.where(np.logical_and.reduce(sides)))
-  if not sum(map(len, found)):
-    raise DistillError(f"no pair is observed enough on both sides; lower pair_coverage={share:g}")
-  return found
+  fold_training.train(config, fold, place, objective, sources, config, config.student, teachers)
 
 
 def _taught(fold: Fold, config: ConfigDict, part: str, vectors: Vectors) -> list[pipeline.Rows]:
   """Usable rows that have a vector of every teacher."""
   found = []
-  for rows in _observed_enough(_usable(fold, config, part), config.pair_coverage):
+  for rows in fold_training.observed_enough(
+    fold_training.usable(fold, config, part), config.pair_coverage
+  ):
     targets = [one[rows.prepared.name][rows.rows] for one in vectors.values()]
     known = [np.isfinite(target).all(axis=1) & embedded(target) for target in targets]
     found.append(rows.where(np.logical_and.reduce(known)))
@@ -332,7 +307,7 @@ def _distillation(
 ) -> Distillation:
   """With the (mean, sd) of each teacher's embedding."""
   return Distillation(
-    _build(config, "student"),
+    fold_training.build(config, "student"),
     teacher_mean=scales[0][0],
     teacher_sd=scales[0][1],
     others=scales[1:],
@@ -374,158 +349,6 @@ def _labelled(rows: pipeline.Rows, vectors: np.ndarray) -> EmbeddingTable:
   return EmbeddingTable(vectors[known.rows], columns)
 
 
-def _supervised(config: ConfigDict, folder: Path, fold: Fold) -> Supervised:
-  """The same student trained from scratch on the labels of the training people alone."""
-  place = fold.folder / "supervised"
-  targets = tuple(config.evaluate.targets)
-  if not (place / "model").is_dir():
-    with clock(folder, "supervise"):
-      _supervise(config, fold, targets, place)
-  zeros, ones = np.zeros(len(targets), np.float32), np.ones(len(targets), np.float32)
-  return _stored_in(place, _supervision(config, zeros, ones))
-
-
-def _supervise(config: ConfigDict, fold: Fold, targets: tuple[str, ...], place: Path) -> None:
-  parts, labels = {}, {}
-  for part in ("train", "validation"):
-    found = fold.rows(config, part, overlapping=part == "train").values()
-    known = [rows.where(np.isfinite(_labels(rows, targets)).any(axis=1)) for rows in found]
-    if not sum(map(len, known)):
-      raise DistillError(f"no {part} window has a label of {', '.join(targets)}")
-    parts[part], labels[part] = known, np.concatenate([_labels(rows, targets) for rows in known])
-  objective = _supervision(config, *_scale(labels["train"]))
-  sources = {
-    part: pipeline.TrainingSource(parts[part], [objective.encoder.spec], {"targets": labels[part]})
-    for part in parts
-  }
-  _fit(config, fold, place, objective, sources, config.supervised, config.student)
-
-
-def _supervision(config: ConfigDict, mean: np.ndarray, sd: np.ndarray) -> Supervised:
-  return Supervised(_build(config, "student"), mean=mean, sd=sd, rngs=nnx.Rngs(config.seed + 1))
-
-
-def _labels(rows: pipeline.Rows, targets: tuple[str, ...]) -> np.ndarray:
-  return np.stack([rows.column(name) for name in targets], axis=1).astype(np.float32)
-
-
-def _scale(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and SD of each target over what is labelled; 0 and 1 for a target without labels."""
-  known = np.isfinite(labels)
-  count = np.maximum(known.sum(axis=0), 1)
-  mean = np.where(known, labels, 0.0).sum(axis=0) / count
-  spread = np.where(known, labels - mean, 0.0)
-  sd = np.sqrt((spread**2).sum(axis=0) / count)
-  return mean.astype(np.float32), np.where(sd > 0, sd, 1.0).astype(np.float32)
-
-
-# --- common to all training ---------------------------------------------------------------------
-
-
-def _fit(
-  config,
-  fold: Fold,
-  place: Path,
-  objective: Objective,
-  sources,
-  settings,
-  section,
-  teachers: Sequence[Teacher] = (),
-) -> None:
-  """Runs the one training loop and leaves a model folder, whole or not at all."""
-
-  def batches(k: int) -> Iterator[dict[str, np.ndarray]]:
-    return pipeline.training_batches(
-      sources["train"], seed=config.seed, batch_size=settings.batch_size, start=k
-    )
-
-  batches(0)  # a set smaller than a batch is refused before anything is written
-  trained = fit(
-    objective,
-    batches,
-    validation(spread(sources["validation"])),
-    workdir=place,
-    settings=settings,
-    seed=config.seed,
-    identity={
-      "config": hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:16],
-      "fold": fold.k,
-      "teachers": [teacher.identity for teacher in teachers],
-      "devices": jax.device_count(),
-    },
-    label=f"{place.name} (fold {fold.k})",
-  )
-  partial = place / "model.partial"
-  shutil.rmtree(partial, ignore_errors=True)
-  models.save(
-    partial,
-    trained,
-    build=section.build,
-    arguments={"seed": config.seed, **configs.build_arguments(section)},
-    fields={
-      "role": place.name,
-      "config": config.name,
-      "sets": list(fold.sets),
-      "simulated": fold.simulated,
-      "teachers": [teacher.identity for teacher in teachers],
-      "people_seen": sorted(map(person_hash, fold.people("train") + fold.people("validation"))),
-    },
-    card=_card(place.name, config, fold),
-  )
-  partial.rename(place / "model")
-
-
-def spread(source: pipeline.Source) -> dict[str, np.ndarray]:
-  """Up to VALIDATION_WINDOWS examples, evenly spread over the source, as one batch."""
-  picks = np.unique(np.linspace(0, len(source) - 1, VALIDATION_WINDOWS).astype(int))
-  examples = [source[int(i)] for i in picks]
-  return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-
-
-def validation(batch: dict[str, np.ndarray]) -> Callable[[Objective], dict[str, float]]:
-  """Loss and measures on one fixed batch of unseen people, with a fixed key."""
-
-  def measure(objective: Objective, batch: Any) -> dict[str, jax.Array]:
-    batch = {**batch, **objective.targets(batch)}  # the module is its own moving average here
-    total, terms = objective.loss(batch, jax.random.key(0))
-    return {"loss": total, **terms, **objective.measures(batch)}
-
-  compiled = nnx.jit(measure)
-
-  def validate(objective: Objective) -> dict[str, float]:
-    values = {f"val/{name}": float(value) for name, value in compiled(objective, batch).items()}
-    if not math.isfinite(values["val/loss"]):
-      raise DistillError("the validation loss is not finite; look at the validation windows")
-    return values
-
-  return validate
-
-
-def _stored_in(place: Path, objective: Trained) -> Trained:
-  """The objective with the weights of a finished training."""
-  stored = models.read(place / "model")
-  models.assign(objective, stored.tensors, where=str(stored.folder / models.WEIGHTS))
-  return objective
-
-
-def person_hash(who: str) -> str:
-  """Of a participant, so that judging can refuse people that a model has seen."""
-  return hashlib.sha256(who.encode()).hexdigest()[:16]
-
-
-def _card(role: str, config: ConfigDict, fold: Fold) -> str:
-  seen = ", ".join(
-    f"{name} ({len(split.train)} training people{', simulated' if prepared.simulated else ''})"
-    for name, (prepared, split) in fold.sets.items()
-  )
-  return (
-    f"# {role}, config {config.name}, fold {fold.k}\n\n"
-    f"Trained on: {seen}. The best step was chosen on validation people; test people were never"
-    " seen.\n"
-    "Not a medical device. Licence of the weights: that of the data they were trained on.\n"
-  )
-
-
 # --- embedding ----------------------------------------------------------------------------------
 
 
@@ -536,9 +359,16 @@ def _embedded(config: ConfigDict, folder: Path, fold: Fold) -> Path:
   away = dataclasses.replace(fold, sets=fold.external, external={})
   for prepared, _ in away.sets.values():
     pipeline.check_pairs(prepared)
-  distilled = _distilled(config, folder, fold)
-  teachers = _teachers(config, folder, fold)
-  supervised = _supervised(config, folder, fold)
+  distilled, teachers = None, []
+  encoders = {"untrained": fold_training.build(config, "student")}
+  if config.method != "rivals":
+    distilled = _distilled(config, folder, fold)
+    encoders["student"] = distilled.encoder
+    teachers = _teachers(config, folder, fold)
+  elif config.pretrain.side == "student":
+    encoders[config.pretrain.row] = _pretrained_student(config, folder, fold)
+  regressed = rivals.regressed(config, folder, fold)
+  encoders |= {row: one.encoder for row, one in regressed.items()}
   for teacher in teachers:
     if isinstance(teacher, frozen.EncoderTeacher):
       check_unseen(away, teacher.stored, "teacher")
@@ -548,9 +378,8 @@ def _embedded(config: ConfigDict, folder: Path, fold: Fold) -> Path:
         config,
         one,
         vectors={teacher.name: teacher.vectors(one) for teacher in teachers},
+        encoders=encoders,
+        regressed=regressed,
         distilled=distilled,
-        untrained=_build(config, "student"),
-        supervised=supervised,
-        pair=models.pair_hash(models.parameters(distilled)),
       )
   return place

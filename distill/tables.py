@@ -8,15 +8,15 @@ frozen teachers come from `distill.frozen`.
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from distill import baselines, embeddings, models, objectives, signals
-from distill.data import pipeline
+from distill import baselines, embeddings, evaluate, models, objectives, signals
+from distill.data import pipeline, splits
 from distill.data.store import PreparedSet, open_set
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
@@ -66,10 +66,9 @@ def write(
   fold: Fold,
   *,
   vectors: Mapping[str, Mapping[str, np.ndarray]],
-  distilled: Distillation,
-  untrained: Encoder,
-  supervised: Supervised,
-  pair: str,
+  encoders: Mapping[str, Encoder],
+  regressed: Mapping[str, Supervised],
+  distilled: Distillation | None = None,
 ) -> None:
   """Writes <fold>/embeddings/<set>/ for every set: one table a model, projections, predictions.
 
@@ -78,18 +77,12 @@ def write(
     fold: whose windows are embedded: non-overlapping ones of every part that has people.
     vectors: teacher -> set -> [rows of the set, dim] embeddings; the first is the one that
       retrieval searches.
-    distilled: student and both heads.
-    untrained: the student as it was initialised.
-    supervised: the student trained on labels alone.
-    pair: hash of the aligned heads.
+    encoders: row -> student, the distilled one and those it is compared with.
+    regressed: row -> student of `encoders` with a head of its own, which predicts directly.
+    distilled: student and both heads; without them there is nothing to retrieve.
   """
-  encoders = {
-    "student": distilled.encoder,
-    "untrained": untrained,
-    "supervised": supervised.encoder,
-  }
   rows = {p: fold.rows(config, p, overlapping=False) for p in PARTS if fold.people(p)}
-  for name, (prepared, _) in fold.sets.items():
+  for name, (prepared, people) in fold.sets.items():
     folder = fold.folder / "embeddings" / name
     if (folder / TABLE).is_file():
       continue
@@ -98,14 +91,23 @@ def write(
     order = np.concatenate(picked)
     found = _embed_acc(prepared, order, encoders, f"students embed {name}")
     found |= {teacher: sets[name][order] for teacher, sets in vectors.items()}
-    predictions = _own_head(supervised, found["supervised"], config.evaluate.targets)
+    predictions = _own_heads(regressed, found)
     predictions |= _signal_processing(prepared, order, split, f"signal processing on {name}")
-    projections = _project(distilled, found, split == "test")
+    projections = _project(distilled, found, split == "test") if distilled else {}
     columns = {column: prepared.index[column][order] for column in COLUMNS}
     columns["coverage"] = prepared.index["acc_coverage"][order]
+    columns[evaluate.LABELLED_SHARE] = np.where(
+      split == "train", labelled_share(columns["participant"], people.train, config), np.nan
+    )
+    pair = models.pair_hash(models.parameters(distilled)) if distilled else ""
     _write(folder, found, projections, predictions, columns | {"split": split}, pair)
     window_s = prepared.specs[ACC].window_s
-    fields = {"window_s": window_s, "simulated": prepared.simulated, "models": sorted(found)}
+    fields = {
+      "window_s": window_s,
+      "simulated": prepared.simulated,
+      "models": sorted(found),
+      "projections": sorted(projections),
+    }
     (folder / TABLE).write_text(json.dumps(fields))  # last: without it the folder is not whole
 
 
@@ -194,11 +196,30 @@ def _embed_acc(
   return _in_stretches(prepared, rows, label, embed)
 
 
-def _own_head(
-  supervised: Supervised, vectors: np.ndarray, targets: tuple[str, ...]
+def _own_heads(
+  regressed: Mapping[str, Supervised], found: Windows
 ) -> dict[tuple[str, str], np.ndarray]:
-  predicted = np.asarray(supervised.predict(jnp.asarray(vectors)))
-  return {("supervised", target): predicted[:, i] for i, target in enumerate(targets)}
+  """Direct predictions of each student that has a head of its own."""
+  predictions: dict[tuple[str, str], np.ndarray] = {}
+  for row, one in regressed.items():
+    predicted = np.asarray(one.predict(jnp.asarray(found[row])))
+    predictions |= {(row, target): predicted[:, i] for i, target in enumerate(one.names)}
+  return predictions
+
+
+def labelled_share(participant: np.ndarray, people: Sequence[str], config) -> np.ndarray:
+  """[n] smallest share of the config that holds each participant; 1 for those whom none does.
+
+  Args:
+    participant: [n] names.
+    people: all training people of the set.
+    config: of the run; its shares of supervision and of probes.
+  """
+  found = np.ones(len(participant))
+  shares = {*config.supervised.shares, *config.evaluate.shares}
+  for share in sorted(shares, reverse=True):
+    found[np.isin(participant, splits.labelled(people, share, config.seed))] = share
+  return found
 
 
 def _signal_processing(
@@ -260,7 +281,7 @@ def read(folder: pathlib.Path) -> FoldTables:
     direct = {tuple(key.split("/")): file[key] for key in file.files}
   return FoldTables(
     {name: embeddings.load(folder / f"{name}.parquet") for name in fields["models"]},
-    {n: embeddings.load(folder / f"{n}_projection.parquet") for n in ("student", "teacher")},
+    {n: embeddings.load(folder / f"{n}_projection.parquet") for n in fields["projections"]},
     direct,
     window_s=fields["window_s"],
     simulated=fields["simulated"],

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from distill import cli, finetune, merge, models, stages, workdir
+from distill import cli, finetune, fold_training, merge, models, workdir
 from distill import config as configs
 from distill.errors import DistillError
 from distill.finetune import FineTuning, Task
@@ -62,7 +62,7 @@ def _run(root):
   seen = []
   with pytest.MonkeyPatch.context() as patch:
     # Falls, rises, falls less far: the second of the three evaluations is the best.
-    patch.setattr(stages, "validation", lambda batch: _told(seen, [3.0, 1.0, 2.0]))
+    patch.setattr(fold_training, "validation", lambda batch: _told(seen, [3.0, 1.0, 2.0]))
     (folder,) = finetune.finetune(_config(root), root / "run")
   return folder, seen
 
@@ -105,7 +105,7 @@ def test_the_best_step_on_validation_people_is_kept(run):
 
 def test_the_last_step_is_kept_on_request(root, tmp_path, monkeypatch):
   seen = []
-  monkeypatch.setattr(stages, "validation", lambda batch: _told(seen, [1.0, 2.0, 3.0]))
+  monkeypatch.setattr(fold_training, "validation", lambda batch: _told(seen, [1.0, 2.0, 3.0]))
   (folder,) = finetune.finetune(_config(root, "keep=last"), tmp_path / "run")
   _assert_bits_equal(models.read(folder).tensors, seen[2])
 
@@ -118,10 +118,10 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(root, run, tmp_path, monkey
 
   seen = []
   validate = _told(seen, [3.0, 1.0, 2.0])
-  monkeypatch.setattr(stages, "validation", lambda batch: killed)
+  monkeypatch.setattr(fold_training, "validation", lambda batch: killed)
   with pytest.raises(KeyboardInterrupt):
     finetune.finetune(_config(root), tmp_path / "run")
-  monkeypatch.setattr(stages, "validation", lambda batch: validate)
+  monkeypatch.setattr(fold_training, "validation", lambda batch: validate)
   (folder,) = finetune.finetune(_config(root), tmp_path / "run")
   _assert_bits_equal(seen[2], run[1][2])
   _assert_bits_equal(models.read(folder).tensors, models.read(run[0]).tensors)
@@ -139,7 +139,9 @@ def test_a_finished_run_is_found_and_says_where_it_came_from(root, run, capsys):
   assert fields[merge.LINEAGE] == [merge.fingerprint(models.read(root / "start"))]
   assert "elsewhere" in fields["people_seen"]
   fold = workdir.open_folds(_config(root), root / "run")[0]
-  trained_on = {stages.person_hash(who) for who in fold.people("train") + fold.people("validation")}
+  trained_on = {
+    fold_training.person_hash(who) for who in fold.people("train") + fold.people("validation")
+  }
   assert set(fields["people_seen"]) == trained_on | {"elsewhere"}
   assert fields["task"]["target"] == "hr_bpm"
   assert fields["simulated"] is True
@@ -176,7 +178,7 @@ def test_a_start_that_has_seen_held_out_people_is_refused(root, run, tmp_path):
   config = _config(root)
   stored = models.read(root / "start")
   fold = workdir.open_folds(config, root / "run")[0]
-  held = stages.person_hash(fold.people("test")[0])
+  held = fold_training.person_hash(fold.people("test")[0])
   models.write(tmp_path / "start", stored.tensors, {**stored.fields, "people_seen": [held]}, "")
   with pytest.raises(DistillError, match=r"the model in .* was trained on 1 participants"):
     finetune.finetune(_config(root, f"start={tmp_path / 'start'}"), tmp_path / "run")

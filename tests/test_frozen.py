@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from distill import config as configs
-from distill import embeddings, frozen, models, probes, stages, workdir
+from distill import embeddings, fold_training, frozen, models, probes, stages, workdir
 from distill.data.splits import Split
 from distill.embedding_store import EmbeddingStore
 from distill.embeddings import EmbeddingTable
@@ -349,7 +349,9 @@ def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_pat
   prepared, _ = fold.sets["simulated"]
   names = ("participant", "recording", "t0_s")
   table = EmbeddingTable(vectors, {name: prepared.index[name] for name in names}, "embedding")
-  lost = stages._usable(fold, _settings(smoke), "train")[0].rows[0]  # this window has no vector
+  lost = fold_training.usable(fold, _settings(smoke), "train")[0].rows[
+    0
+  ]  # this window has no vector
   shuffled = np.random.default_rng(0).permutation(np.delete(np.arange(len(table)), lost))
   embeddings.save(table.where(shuffled), tmp_path / "vectors.parquet")
 
@@ -357,7 +359,7 @@ def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_pat
   words = (f"teacher.load={tmp_path}/vectors.parquet", f"teacher.also=('{also}',)")
   config = _settings(smoke, *words)
   given = {}
-  monkeypatch.setattr(stages, "_fit", lambda *arguments: given.update(arguments=arguments))
+  monkeypatch.setattr(fold_training, "train", lambda *arguments: given.update(arguments=arguments))
   teachers = stages._teachers(config, tmp_path, fold)
   assert [one.name for one in teachers] == ["teacher", "teacher_2"]
   assert [one.dim for one in teachers] == [encoder.dim, encoder.dim]
@@ -372,7 +374,9 @@ def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_pat
     for i in range(len(source)):
       np.testing.assert_array_equal(source[i]["teacher"], source[i]["teacher_2"])
       assert np.isfinite(source[i]["teacher"]).all()
-  parts = stages._observed_enough(stages._usable(fold, config, "train"), config.pair_coverage)
+  parts = fold_training.observed_enough(
+    fold_training.usable(fold, config, "train"), config.pair_coverage
+  )
   assert lost in parts[0].rows
   assert len(sources["train"]) == len(parts[0]) - 1
   # Frozen: what stands on disk and what it says are the same before and after.

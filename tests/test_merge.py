@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import students.transformer
-from distill import finetune, merge, models, stages
+from distill import finetune, fold_training, merge, models
 from distill.data.store import open_set
 from distill.errors import DistillError
 from distill.nn.encoder import Encoder
@@ -239,7 +239,7 @@ def test_batch_norms_of_a_folder_are_recomputed_on_people_it_has_seen(folders, t
 
   prepared = open_set(smoke.set_folder)
   who = str(prepared.index["participant"][0])
-  for name, seen in (("ours", [stages.person_hash(f"simulated/{who}")]), ("theirs", ["x"])):
+  for name, seen in (("ours", [fold_training.person_hash(f"simulated/{who}")]), ("theirs", ["x"])):
     fields = {"people_seen": seen}
     build = f"{__name__}:normed"
     models.save(tmp_path / name, Module(), build=build, arguments={}, fields=fields, card="card")
@@ -251,7 +251,7 @@ def test_batch_norms_of_a_folder_are_recomputed_on_people_it_has_seen(folders, t
   flat = np.nan_to_num(raw).reshape(-1, 3) @ np.asarray(encoder.first.kernel[...])
   np.testing.assert_allclose(encoder.norms[0].running_mean[...], flat.mean(axis=0), atol=1e-4)
   assert models.read(tmp_path / "ours").fields["people_seen"] == [
-    stages.person_hash(f"simulated/{who}")
+    fold_training.person_hash(f"simulated/{who}")
   ]
   with pytest.raises(DistillError, match="nobody whom"):
     finetune.renormalise(tmp_path / "theirs", smoke.set_folder)

@@ -8,7 +8,7 @@ from distill import embeddings, models, outside
 from distill.cli import main
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
-from distill.stages import person_hash
+from distill.fold_training import person_hash
 from tests import pulses
 
 PEOPLE = ("anna", "bert", "cleo", "dora", "emil")

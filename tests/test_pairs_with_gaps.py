@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import students.axes
-from distill import stages
+from distill import fold_training
 from distill.data.pipeline import Rows
 from distill.data.store import PreparedSet
 from distill.errors import DistillError
@@ -23,10 +23,10 @@ def test_a_pair_counts_when_both_sides_are_observed_enough():
   columns["ppg_coverage"] = np.array([1.0, 0.4, 0.9, 0.6])
   columns["acc_coverage"] = np.array([1.0, 1.0, 0.3, 0.7])
   prepared = PreparedSet(pathlib.Path(), fields | {"specs": specs}, columns)
-  (kept,) = stages._observed_enough([Rows(prepared, np.arange(4))], 0.5)
+  (kept,) = fold_training.observed_enough([Rows(prepared, np.arange(4))], 0.5)
   np.testing.assert_array_equal(kept.rows, [0, 3])
   with pytest.raises(DistillError, match="lower pair_coverage=1"):
-    stages._observed_enough([Rows(prepared, np.arange(1, 4))], 1.0)
+    fold_training.observed_enough([Rows(prepared, np.arange(1, 4))], 1.0)
 
 
 def test_the_student_sees_less_only_when_asked():

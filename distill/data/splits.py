@@ -7,7 +7,7 @@ A split is decided before anything is windowed, from participants' names alone. 
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -159,6 +159,25 @@ def assign(participants: Iterable[str], folds: int = 5) -> Folds:
 
 def _hashed(name: str) -> str:
   return hashlib.sha256(name.encode()).hexdigest()
+
+
+def labelled(people: Sequence[str], share: float, seed: int) -> tuple[str, ...]:
+  """The training people of a share, whose labels alone supervision and probes may use.
+
+  Drawn by a hash of seed and name, so that a smaller share lies within every larger one and no
+  order of files matters. A share of less than one person has nobody.
+
+  Args:
+    people: names of the training people.
+    share: above 0, up to 1.
+    seed: of the draw.
+
+  Returns:
+    floor(share * people) names, sorted.
+  """
+  count = int(share * len(people) + 1e-9)
+  drawn = sorted(people, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).hexdigest())
+  return tuple(sorted(drawn[:count]))
 
 
 def load(path: str | pathlib.Path) -> Folds:

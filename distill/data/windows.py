@@ -17,7 +17,7 @@ from distill import signals
 from distill.data.recording import Beats, Recording, Signal
 from distill.errors import DistillError
 from distill.quality import Quality, ppg_qualities
-from distill.spec import ACC, ERRORS, MODALITIES, PPG, SignalSpec
+from distill.spec import ACC, ERRORS, MODALITIES, PPG, TARGETS, SignalSpec
 
 UNITS = {PPG: "au", ACC: "g"}
 CHANNELS = {PPG: ("ppg",), ACC: ("x", "y", "z")}
@@ -282,6 +282,28 @@ def _labels(prepared: _Prepared, t0_s: float, quality: Quality, motion: float) -
     "stationary": steady,
   }
   return columns | _label_errors(prepared, t0_s, columns)
+
+
+def pulse_labels(ppg: np.ndarray, rate_hz: float, motion: float) -> dict[str, float]:
+  """What the pulse of one usable window says by itself, by the gates of labels from pulses.
+
+  Args:
+    ppg: [time] at `rate_hz`, NaN where missing.
+    rate_hz: samples per second.
+    motion: `motion_g` of the window; a wrist that walks gives no label.
+
+  Returns:
+    Target -> value, NaN where it is not valid.
+  """
+  pulse, window_s = beats_module.detect_ppg(ppg, rate_hz), len(ppg) / rate_hz
+  found = beats_module.labels(pulse, 0.0, window_s)
+  still = motion <= WALKING_G
+  steady = still and beats_module.is_stationary(pulse, 0.0, window_s)
+  estimates = {name: getattr(found, name) for name in TARGETS}
+  return {
+    name: one.value if one.valid and (still if name == "hr_bpm" else steady) else np.nan
+    for name, one in estimates.items()
+  }
 
 
 def _label_errors(prepared: _Prepared, t0_s: float, columns: Mapping[str, Any]) -> dict[str, float]:
