@@ -20,6 +20,9 @@ TOP = (1, 3, 5, 10)
 # Cosines of float32 unit vectors carry rounding of about 1e-7, and that depends on how the product
 # is blocked. Candidates closer than this to the partner cannot be told from it: they are ties.
 TIE = 1e-6
+# (queries, gallery) rows of one product. On a processor 8 MB stay in its cache between the product
+# and the count; an accelerator wants few and large calls: 512 MB.
+CPU_BLOCK, ACCELERATOR_BLOCK = (1024, 2048), (8192, 16384)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +30,14 @@ class Condition:
   """Rows i and j agree when every |values[i] - values[j]| <= tolerance; NaN agrees with nothing.
 
   Attributes:
-    values: [n, features] numbers, one row for each window.
+    values: [n, features] numbers, one row for each query.
     tolerance: [features] numbers.
+    gallery: [m, features] numbers of the gallery rows; None where these are those of the queries.
   """
 
   values: np.ndarray
   tolerance: tuple[float, ...]
+  gallery: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +74,22 @@ def ranks(
   gallery: np.ndarray,
   *,
   positive: np.ndarray | None = None,
+  partners: np.ndarray | None = None,
   only: Condition | None = None,
   without: Condition | None = None,
-  block: tuple[int, int] = (2048, 8192),
+  block: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Rank of each query's partner by cosine, exact, ties against the model.
 
   Args:
-    queries: [n, dim] vectors of any scale.
+    queries: [n, dim] vectors of any scale; or [views, n, dim], then the cosine of a pair is the
+      largest over the views of the query.
     gallery: [m, dim] vectors of any scale.
     positive: [n] int, gallery row of each query's partner; without it row i's partner is row i.
-    only: candidates of query i are the gallery rows that agree with it. Needs n = m, row-aligned.
-    without: gallery rows that agree with query i are no candidates. Needs n = m, row-aligned.
-    block: (queries, gallery) rows of one product; 2048 x 8192 float32 are 64 MB.
+    partners: [n, dim] vectors of the partners, where these are no rows of the gallery.
+    only: candidates of query i are the gallery rows that agree with it.
+    without: gallery rows that agree with query i are no candidates.
+    block: (queries, gallery) rows of one product; None for `default_block`.
 
   Returns:
     (rank [n] int64, candidates [n] int64); both count the partner, which is always a candidate.
@@ -89,69 +97,94 @@ def ranks(
   Raises:
     DistillError: empty input, dimensions or row counts that do not fit, NaN, or zero vectors.
   """
-  queries, gallery = _unit(queries, "query"), _unit(gallery, "gallery")
-  n, m = len(queries), len(gallery)
-  if queries.shape[1] != gallery.shape[1]:
+  views = np.asarray(queries, np.float32)
+  views = views[None] if views.ndim == 2 else views
+  views = np.stack([_unit(view, "query") for view in views])
+  gallery = _unit(gallery, "gallery")
+  n, m = views.shape[1], len(gallery)
+  if views.shape[2] != gallery.shape[1]:
     raise DistillError(
-      f"queries have {queries.shape[1]} dimensions and the gallery {gallery.shape[1]}; compare"
+      f"queries have {views.shape[2]} dimensions and the gallery {gallery.shape[1]}; compare"
       " projections of one aligned pair of heads"
     )
-  if n != m and (positive is None or only is not None or without is not None):
+  if n != m and positive is None and partners is None:
     raise DistillError(f"{n} queries and {m} gallery rows: rows must be aligned pairs")
   partner = np.arange(n) if positive is None else np.asarray(positive, np.int64)
-  if partner.shape != (n,) or partner.min() < 0 or partner.max() >= m:
+  if partners is not None:
+    outside, partner = _unit(partners, "partner"), np.full(n, -1)
+    if outside.shape != views.shape[1:]:
+      raise DistillError(f"partners must be {views.shape[1:]}, got {outside.shape}")
+  elif partner.shape != (n,) or partner.min() < 0 or partner.max() >= m:
     raise DistillError(f"positive must be [{n}] gallery rows within 0..{m - 1}")
+  block = block or default_block()
   rows = min(block[0], _power_of_two(n)), min(block[1], _power_of_two(m))
-  same, other = _features(only, n), _features(without, n)
+  same, other = _features(only, n, m), _features(without, n, m)
+  # NaN is as near as nothing, so rows of padding are counted nowhere.
   blocks = [
     tuple(
       jnp.asarray(_padded(part[start : start + rows[1]], rows[1], fill))
       for part, fill in (
-        (gallery, 0),
+        (gallery, np.nan),
         (np.arange(m, dtype=np.int32), -1),
-        (same[0], np.nan),
-        (other[0], np.nan),
+        (same[1], np.nan),
+        (other[1], np.nan),
       )
     )
     for start in range(0, m, rows[1])
   ]
-  tolerances = jnp.asarray(same[1]), jnp.asarray(other[1])
+  tolerances = jnp.asarray(same[2]), jnp.asarray(other[2])
   rank, candidates = np.empty(n, np.int64), np.empty(n, np.int64)
   for start in range(0, n, rows[0]):
     part = slice(start, start + rows[0])
-    near = np.einsum("nd,nd->n", queries[part], gallery[partner[part]])
+    beside = outside[part] if partners is not None else gallery[partner[part]]
+    near = np.einsum("vnd,nd->vn", views[:, part], beside).max(axis=0)
     query = tuple(
       jnp.asarray(_padded(array, rows[0], 0))
-      for array in (
-        queries[part],
-        near,
-        partner[part].astype(np.int32),
-        same[0][part],
-        other[0][part],
-      )
+      for array in (near, partner[part].astype(np.int32), same[0][part], other[0][part])
     )
-    ahead, met = np.zeros(rows[0], np.int64), np.zeros(rows[0], np.int64)
+    seen = jnp.stack([jnp.asarray(_padded(view[part], rows[0], 0)) for view in views])
+    counts = jnp.zeros((2, rows[0]), jnp.int32)
     for candidate in blocks:
-      counts = _count(query, candidate, tolerances)
-      ahead += np.asarray(counts[0])
-      met += np.asarray(counts[1])
-    size = len(near)
-    rank[part], candidates[part] = 1 + ahead[:size], 1 + met[:size]
+      counts = _counted(counts, seen, query, candidate, tolerances)
+    rank[part], candidates[part] = 1 + np.asarray(counts)[:, : len(near)]
+  if only is None and without is None:
+    candidates[:] = m if partners is None else m + 1
   return rank, candidates
 
 
+def default_block() -> tuple[int, int]:
+  """Rows of one product that suit the device at hand."""
+  return CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
+
+
 @jax.jit
-def _count(query, candidate, tolerances) -> tuple[jax.Array, jax.Array]:
-  """([queries] candidates as near as the partner or nearer, [queries] candidates); no partner."""
-  vectors, near, partner, same, other = query
+def _counted(counts, views, query, candidate, tolerances) -> jax.Array:
+  """`counts` with those of one block: ([queries] as near as the partner, [queries] candidates).
+
+  Without conditions every row is a candidate, and the second count is left to the caller: it would
+  take as long as the first.
+  """
+  near, partner, same, other = query
   others, index, same_of, other_of = candidate
-  cosine = jnp.matmul(vectors, others.T, precision=jax.lax.Precision.HIGHEST)
-  counted = (index[None, :] >= 0) & (index[None, :] != partner[:, None])
-  counted &= _agree(same, same_of, tolerances[0])
+  cosine = _cosine(views[0], others)
+  if len(views) > 1:
+    cosine = jax.lax.fori_loop(
+      1, len(views), lambda k, best: jnp.maximum(best, _cosine(views[k], others)), cosine
+    )
+  met = index[None, :] != partner[:, None]
+  ahead = cosine >= near[:, None] - TIE
+  if not (same.shape[1] or other.shape[1]):
+    return counts.at[0].add(jnp.sum(ahead & met, axis=1, dtype=jnp.int32))
+  met &= index[None, :] >= 0
+  if same.shape[1]:
+    met &= _agree(same, same_of, tolerances[0])
   if other.shape[1]:
-    counted &= ~_agree(other, other_of, tolerances[1])
-  ahead = counted & (cosine >= near[:, None] - TIE)
-  return jnp.sum(ahead, axis=1, dtype=jnp.int32), jnp.sum(counted, axis=1, dtype=jnp.int32)
+    met &= ~_agree(other, other_of, tolerances[1])
+  return counts + jnp.stack([jnp.sum(x, axis=1, dtype=jnp.int32) for x in (ahead & met, met)])
+
+
+def _cosine(queries: jax.Array, others: jax.Array) -> jax.Array:
+  return jnp.matmul(queries, others.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def _agree(values: jax.Array, others: jax.Array, tolerance: jax.Array) -> jax.Array:
@@ -175,16 +208,19 @@ def _unit(vectors: np.ndarray, what: str) -> np.ndarray:
   return vectors / norm.astype(np.float32)[:, None]
 
 
-def _features(condition: Condition | None, n: int) -> tuple[np.ndarray, np.ndarray]:
-  """([n, features] float32, [features] float32 tolerance); no features without a condition."""
+def _features(
+  condition: Condition | None, n: int, m: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """([n, features], [m, features], [features] tolerance), float32; none without a condition."""
   if condition is None:
-    return np.empty((n, 0), np.float32), np.empty(0, np.float32)
-  values = np.asarray(condition.values, np.float64)
-  if values.ndim != 2 or values.shape != (n, len(condition.tolerance)):
-    raise DistillError(
-      f"a condition needs values [{n}, {len(condition.tolerance)}], got {values.shape}"
-    )
-  return values.astype(np.float32), np.asarray(condition.tolerance, np.float32)
+    return np.empty((n, 0), np.float32), np.empty((m, 0), np.float32), np.empty(0, np.float32)
+  size = len(condition.tolerance)
+  sides = condition.values, condition.values if condition.gallery is None else condition.gallery
+  for values, rows in zip(sides, (n, m)):
+    if np.shape(values) != (rows, size):
+      raise DistillError(f"a condition needs values [{rows}, {size}], got {np.shape(values)}")
+  first, second = (np.asarray(values, np.float64).astype(np.float32) for values in sides)
+  return first, second, np.asarray(condition.tolerance, np.float32)
 
 
 def _padded(rows: np.ndarray, size: int, fill: float) -> np.ndarray:
