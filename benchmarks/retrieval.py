@@ -6,10 +6,11 @@
 N queries against N candidates of 256 dimensions, float32. Ours counts for every query how many
 candidates are as near as its partner or nearer (exact ranks, ties against the model). Plain NumPy
 does the same in the same blocks. faiss' flat inner-product index finds the ten nearest, which gives
-no rank beyond the tenth and breaks ties as they come: less than ours, from the same products. All take
-turns in one process, after one smaller pass each; the times are medians. The rates of the bare
-matrix product are measured in the same turns, on blocks of the same shape. Peak memory is that of a
-process of its own for each, libraries and data included.
+no rank beyond the tenth and breaks ties as they come: less than ours, from the same products. All
+take turns in one process, after one smaller pass each; the times are medians. The rates of the bare
+matrix product are measured in the same turns, on blocks of the same shape. CPU seconds are those of
+all cores, and tell of a machine that others use as well. Peak memory is that of a process of its
+own for each, libraries and data included.
 """
 
 import argparse

@@ -73,6 +73,17 @@ def _motion(acc: np.ndarray, rate_hz: float) -> np.ndarray:
   return np.concatenate(columns, axis=1)
 
 
+def cadence_hz(acc: np.ndarray, rate_hz: float) -> np.ndarray:
+  """Strongest step frequency within CADENCE_BAND_HZ; arguments as in `motion_features`, [n] Hz."""
+  _check(acc, rate_hz, channels=3)
+  found = []
+  for part in _batches(acc):
+    filled = _filled(part)
+    moving = filled - filled.mean(axis=1, keepdims=True)
+    found.append(_cadence(*_spectrum(moving, rate_hz))[0][:, 0])
+  return np.concatenate(found).astype(np.float32)
+
+
 def _spectrum(moving: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
   """([n, frequency] power summed over axes, in g^2 per bin, [frequency] Hz)."""
   time = moving.shape[1]

@@ -360,8 +360,9 @@ def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
 
   if options.workdir:
     sets = report.load(options.workdir)["sets"]
-    parts = ("retrieval", "controls", "by_motion", "oracles", "shift_curve")
-    found = {name: {part: one[part] for part in parts} for name, one in sets.items()}
+    found = {
+      name: {part: one.get(part, {}) for part in retrieval.PARTS} for name, one in sets.items()
+    }
   elif options.query and options.gallery:
     pair = (embeddings.load(options.query), embeddings.load(options.gallery))
     judged = retrieval.retrieve([pair], window_s=options.window_s, force=options.force)
@@ -373,6 +374,8 @@ def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
     return
   for name, one in report.plain(found).items():
     _say(f"{name}\n{report.retrieval_text(one)}")
+    for what, why in one["not_scored"].items():
+      _say(f"not scored: {what.replace('_', ' ')} ({why})")
 
 
 def _probe(options: argparse.Namespace, _: list[str]) -> None:

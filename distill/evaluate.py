@@ -44,6 +44,10 @@ class FoldTables:
       `embeddings`. NaN where the model declines a window; it then gets the mean of the training
       labels, so that declining hard windows gains nothing. A model that stands in `embeddings` as
       well is scored by its own head and by ridge; what is better on validation people counts.
+    shifted: "ppg" and "acc" -> projections of test windows that start `shift_s` later, as
+      `distill.retrieval.shift_curve` takes them.
+    rhythms: "acc", "ppg" and, where true beats are known, "beats" -> `distill.rhythm` vectors of
+      some test windows, row by row the same.
     window_s: length of a window, seconds.
     simulated: the recordings are simulated.
   """
@@ -51,6 +55,8 @@ class FoldTables:
   embeddings: Mapping[str, EmbeddingTable]
   projections: Mapping[str, EmbeddingTable] = dataclasses.field(default_factory=dict)
   predictions: Mapping[tuple[str, str], np.ndarray] = dataclasses.field(default_factory=dict)
+  shifted: Mapping[str, EmbeddingTable] = dataclasses.field(default_factory=dict)
+  rhythms: Mapping[str, EmbeddingTable] = dataclasses.field(default_factory=dict)
   window_s: float = 60.0
   simulated: bool = False
 
@@ -375,11 +381,16 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _retrieval(folds: Sequence[FoldTables], settings: Settings) -> dict[str, Any]:
-  parts = ("retrieval", "controls", "by_motion", "oracles", "shift_curve")
   pairs = _pairs(folds)
   if not pairs:
-    return {part: {} for part in parts}
-  return retrieval.retrieve(pairs, settings, window_s=folds[0].window_s)
+    return {part: {} for part in retrieval.PARTS}
+  return retrieval.retrieve(
+    pairs,
+    settings,
+    window_s=folds[0].window_s,
+    shifted=[fold.shifted for fold in folds if fold.projections],
+    rhythms=[fold.rhythms for fold in folds if fold.rhythms],
+  )
 
 
 def _pairs(folds: Sequence[FoldTables]) -> list[retrieval.Pair]:

@@ -43,12 +43,16 @@ TARGET_LABELS = {
 CONTROL_LABELS = {
   "same_participant": "same participant",
   "hr_matched": "heart rate within 2 bpm",
-  "motion_matched": "motion within 10 %",
+  "motion_matched": "motion, cadence within 10 %",
   "gap_free": "windows without gaps",
   "shuffled": "shuffled pairs",
   "still": "only still",
   "light": "only light motion",
   "moving": "only moving",
+}
+RHYTHM_LABELS = {
+  "acceleration": "no learning: rhythm of the acceleration",
+  "true_beats": "oracle: true beat times",
 }
 WAY_LABELS = {ACC_TO_PPG: "acceleration to PPG", PPG_TO_ACC: "PPG to acceleration"}
 
@@ -252,6 +256,10 @@ def _retrieval(set_name: str, mark: str, one: Mapping[str, Any]) -> Plot:
       f" {capital(CONTROL_LABELS[control])}: {_percent(row['top1'])}, chance"
       f" {_percent(row['chance_top1'])}."
     )
+  for name, some in one.get("rhythm", {}).items():
+    rows = some["retrieval"][ACC_TO_PPG]
+    values = "; ".join(f"{r['gallery']:.0f} windows {_percent(r['top1'])}" for r in rows)
+    alt += f" {capital(RHYTHM_LABELS[name])}: {values}."
   return _finished(figure, f"{set_name}_retrieval", set_name, "Cross-modal retrieval", alt)
 
 
@@ -266,6 +274,9 @@ def _galleries(axes: Axes, one: Mapping[str, Any]) -> None:
     if way == ACC_TO_PPG:
       axes.fill_between(size, ends[:, 0], ends[:, 1], color=_ACCENT, alpha=0.15, linewidth=0)
     axes.plot(size, top1, label=WAY_LABELS[way], **looks[way])
+  for (name, some), look in zip(one.get("rhythm", {}).items(), ("D-.", "*:")):
+    points = [(row["gallery"], row["top1"]) for row in some["retrieval"][ACC_TO_PPG]]
+    axes.plot(*zip(*points), look, color=_INK, markerfacecolor="white", label=RHYTHM_LABELS[name])
   rows = one["retrieval"][ACC_TO_PPG]
   sizes = [row["gallery"] for row in rows]
   for control, marker in (("same_participant", "^"), ("hr_matched", "v"), ("shuffled", "x")):

@@ -23,7 +23,7 @@ from distill.errors import DistillError
 from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
 from distill.retrieval import ACC_TO_PPG
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 RETENTION = "retention.json"
 SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
 
@@ -259,8 +259,8 @@ def _set_tables(one: Mapping[str, Any], *, brief: bool = False) -> Iterator[Tabl
 
 def _retrieval_table(one: Mapping[str, Any], brief: bool) -> Table:
   header = (
-    "queries to gallery", "candidates", "top-1 %", "95 %", "top-5 %", "top-10 %", "mean rank",
-    "MRR", "chance top-1 %", "queries", "people",
+    "queries to gallery", "candidates", "top-1 %", "95 %", "top-3 %", "top-5 %", "top-10 %",
+    "mean rank", "median rank", "MRR", "chance top-1 %", "queries", "people",
   )  # fmt: skip
   rows = []
   for way, galleries in one["retrieval"].items():
@@ -273,13 +273,38 @@ def _retrieval_table(one: Mapping[str, Any], brief: bool) -> Table:
       for row in galleries
     ]
   rows += [_retrieval_row(f"  oracle: true {n}", row) for n, row in _oracle_rows(one)]
+  for name, some in one.get("rhythm", {}).items():
+    rows += _rhythm_rows(plots.RHYTHM_LABELS[name], some, brief)
   note = (
     "Cosine of projections, ties count against the model. Controls are indented: same participant,"
     " heart rate within 2 bpm, motion within 10 %, windows without gaps, shuffled pairs, and one"
     " motion level at a time. An oracle knows the true labels to 1 bpm and 5 ms and guesses among"
     " the windows that it cannot tell apart."
   )
-  return Table("Retrieval", header, rows, note, brief=(0, 1, 2, 3, 5, 6, 8))
+  if one.get("rhythm"):
+    note += (
+      " Without learning, windows are ranked by the cross-correlation of the acceleration's 4-11 Hz"
+      " envelope with the PPG, the oracle by that of the true beats with the PPG, at the best lag"
+      " from 0 to 0.8 s."
+    )
+  if one.get("not_scored"):
+    told = "; ".join(f"{name.replace('_', ' ')} ({why})" for name, why in one["not_scored"].items())
+    note += f" Not scored: {told}."
+  return Table("Retrieval", header, rows, note, brief=(0, 1, 2, 3, 6, 7, 10))
+
+
+def _rhythm_rows(label: str, some: Mapping[str, Any], brief: bool) -> list[tuple[str, ...]]:
+  """Of the acceleration to PPG direction; the other one where there is space for it."""
+  rows = []
+  for way, galleries in some["retrieval"].items():
+    if way == ACC_TO_PPG or not brief:
+      rows += [_retrieval_row(f"  {label}, {WAY_LABELS[way]}", row) for row in galleries]
+  more = some["controls"] | ({} if brief else some["by_motion"])
+  for name, ways in more.items():
+    rows += [
+      _retrieval_row(f"  {label}, {CONTROL_LABELS[name]}", row) for row in ways.get(ACC_TO_PPG, [])
+    ]
+  return rows
 
 
 def _oracle_rows(one: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -293,9 +318,11 @@ def _retrieval_row(label: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     _number(row["gallery"], 0),
     _percent(row["top1"]),
     _range(row["lo"], row["hi"], scale=100),
+    _percent(row["top3"]),
     _percent(row["top5"]),
     _percent(row["top10"]),
     _number(row["mean_rank"], 1),
+    _number(row["median_rank"], 1),
     _number(row["mrr"], 3),
     _percent(row["chance_top1"]),
     str(row["n_queries"]),

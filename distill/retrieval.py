@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from distill import statistics
+from distill import rhythm, statistics
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 from distill.ranking import Condition, Ranked, metrics, oracle_metrics, ranks
 
 ACC_TO_PPG, PPG_TO_ACC = "acc_to_ppg", "ppg_to_acc"
 MOTION_LEVELS = ("still", "light", "moving")
+# Of what `retrieve` returns.
+PARTS = (
+  *("retrieval", "controls", "by_motion", "oracles", "shift_curve"),
+  *("rhythm", "not_scored"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Settings:
     repeats: random galleries per size, and shuffles of the shuffled control.
     seed: of every draw.
     hr_within_bpm: HR-matched candidates (SCIENCE.md section 5).
-    log_motion_within: motion-matched candidates: |ln SD - ln SD'| at most this, 0.1 being 10 %.
+    log_motion_within: motion-matched candidates: |ln SD - ln SD'| and |ln cadence - ln cadence'| at
+      most this, 0.1 being 10 %.
     still_below_g: windows with less motion are "still". About three times the noise of a coarse
       wrist sensor (1/64 g steps).
     moving_from_g: windows with at least this motion are "moving"; walking gives 0.2 g and more.
@@ -107,6 +113,19 @@ def motion_level(motion_g: np.ndarray, settings: Settings) -> np.ndarray:
 
 
 # --- one pair of tables ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Lagged(EmbeddingTable):
+  """Rhythms that are compared at several lags, of which the best counts (`distill.rhythm`).
+
+  Attributes:
+    window_s: length of a window, seconds.
+    later: as `distill.rhythm.delayed` takes it.
+  """
+
+  window_s: float = 60.0
+  later: bool = True
 
 
 def paired(acc: EmbeddingTable, ppg: EmbeddingTable, *, force: bool = False) -> None:
@@ -189,11 +208,15 @@ def _participants(table: EmbeddingTable) -> np.ndarray:
 
 
 Pair = tuple[EmbeddingTable, EmbeddingTable]
-Rule = Callable[[EmbeddingTable, EmbeddingTable, Settings], Ranked | None]
+# Ranks, or why there are none.
+Rule = Callable[[EmbeddingTable, EmbeddingTable, Settings], Ranked | str]
 
 
 def _whole(query: EmbeddingTable, gallery: EmbeddingTable, only: Condition | None = None) -> Ranked:
-  rank, candidates = ranks(query.embedding, gallery.embedding, only=only)
+  vectors = query.embedding
+  if isinstance(query, Lagged):
+    vectors = rhythm.delayed(vectors, query.window_s, later=query.later)
+  rank, candidates = ranks(vectors, gallery.embedding, only=only)
   return Ranked(rank, candidates, _participants(query))
 
 
@@ -209,46 +232,53 @@ def random_galleries(
   return Ranked.pool(parts)
 
 
-def same_participant(query, gallery, _settings) -> Ranked | None:
+def same_participant(query, gallery, _settings) -> Ranked | str:
   """Candidates are the other windows of the same participant: is it the heart or the person?"""
   if "participant" not in query.columns:
-    return None
+    return _without("participant")
   code = np.unique(query["participant"], return_inverse=True)[1]
   return _whole(query, gallery, Condition(code[:, None], (0.0,))).contested()
 
 
-def hr_matched(query, gallery, settings) -> Ranked | None:
+def hr_matched(query, gallery, settings) -> Ranked | str:
   """Candidates have the same heart rate: does the model read beats or their rate?"""
   if "hr_bpm" not in query.columns:
-    return None
-  return _matched(query, gallery, query["hr_bpm"], settings.hr_within_bpm)
+    return _without("hr_bpm")
+  values = np.asarray(query["hr_bpm"], np.float64)[:, None]
+  return _matched(query, gallery, values, settings.hr_within_bpm)
 
 
-def motion_matched(query, gallery, settings) -> Ranked | None:
-  """Candidates have the same motion level: does the model read more than shared motion?"""
+def motion_matched(query, gallery, settings) -> Ranked | str:
+  """Candidates move as much and in the same cadence: does the model read more than shared motion?
+
+  Without a column `cadence_hz`, which `distill embed` writes, they move as much.
+  """
   if "motion_g" not in query.columns:
-    return None
-  motion = np.asarray(query["motion_g"], np.float64)
-  log = np.log(motion, out=np.full_like(motion, np.nan), where=motion > 0)
+    return _without("motion_g")
+  names = [name for name in ("motion_g", "cadence_hz") if name in query.columns]
+  values = np.stack([np.asarray(query[name], np.float64) for name in names], axis=1)
+  log = np.log(values, out=np.full_like(values, np.nan), where=values > 0)
   return _matched(query, gallery, log, settings.log_motion_within)
 
 
-def gap_free(query, gallery, _settings) -> Ranked | None:
+def gap_free(query, gallery, _settings) -> Ranked | str:
   """Only windows without a missing sample: gaps that both sensors share fingerprint a pair."""
-  if "complete" not in query.columns or not np.any(query["complete"]):
-    return None
+  if "complete" not in query.columns:
+    return _without("complete")
+  if not np.any(query["complete"]):
+    return "every window has a gap"
   rows = np.flatnonzero(query["complete"])
   return _whole(query.where(rows), gallery.where(rows)).contested()
 
 
-def shuffled(query, gallery, settings) -> Ranked | None:
+def shuffled(query, gallery, settings) -> Ranked | str:
   """Partners drawn from the other windows, over all participants: must fall to chance.
 
   The true partner leaves the gallery: it would take the first place from whatever is drawn.
   """
   n = len(query)
   if n < 3:
-    return None
+    return "fewer than three windows"
   itself = Condition(np.arange(n)[:, None], (0.0,))
   parts = []
   for repeat in range(settings.repeats):
@@ -270,17 +300,24 @@ CONTROLS: Mapping[str, Rule] = {
 }
 
 
-def _matched(query, gallery, values: np.ndarray, within: float) -> Ranked | None:
-  """Ranks of the windows with a known value among those that differ from it by at most `within`."""
-  ranked = _whole(query, gallery, Condition(np.asarray(values)[:, None], (within,)))
-  return _kept(ranked, np.isfinite(values)).contested()
+def _without(column: str) -> str:
+  return f"no column {column!r}"
+
+
+def _matched(query, gallery, values: np.ndarray, within: float) -> Ranked | str:
+  """Ranks of the windows with known values among those that differ by at most `within` in each."""
+  known = np.isfinite(values).all(axis=1)
+  if not known.any():
+    return "no window has a known value"
+  ranked = _whole(query, gallery, Condition(values, (within,) * values.shape[1]))
+  return _kept(ranked, known).contested()
 
 
 def _kept(ranked: Ranked, rows: np.ndarray) -> Ranked:
   return Ranked(ranked.rank[rows], ranked.candidates[rows], ranked.participant[rows])
 
 
-def oracle(query: EmbeddingTable, within: Mapping[str, float]) -> Ranked | None:
+def oracle(query: EmbeddingTable, within: Mapping[str, float]) -> Ranked | str:
   """Candidates are the windows that agree in the true labels: what knowing these alone would give.
 
   Args:
@@ -288,11 +325,11 @@ def oracle(query: EmbeddingTable, within: Mapping[str, float]) -> Ranked | None:
     within: label column -> difference up to which two values are one to the oracle. Exact values
       would tell every window from every other, which no estimate does.
   """
-  if not set(within) <= set(query.columns):
-    return None
+  if missing := sorted(set(within) - set(query.columns)):
+    return _without(missing[0])
   known = np.isfinite(np.stack([query[name] for name in within], axis=1)).all(axis=1)
   if not known.any():
-    return None
+    return "no window has all true labels"
   rows = query.where(known)
   values = np.stack([np.asarray(rows[name], np.float64) for name in within], axis=1)
   everything = np.ones((len(rows), 1), np.float32)
@@ -302,7 +339,11 @@ def oracle(query: EmbeddingTable, within: Mapping[str, float]) -> Ranked | None:
 
 
 def shift_curve(
-  query: EmbeddingTable, gallery: EmbeddingTable, window_s: float, shifts_s: Sequence[float]
+  query: EmbeddingTable,
+  gallery: EmbeddingTable,
+  window_s: float,
+  shifts_s: Sequence[float],
+  shifted: EmbeddingTable | None = None,
 ) -> dict[float, Ranked]:
   """Ranks of the window `shift_s` later in the same recording, as if it were the partner.
 
@@ -315,34 +356,60 @@ def shift_curve(
     gallery: projections of the other side, row by row the same windows.
     window_s: length of a window, seconds.
     shifts_s: points of the curve, seconds; 0 is the true partner.
+    shifted: projections of the other side that start `shift_s` (a column) after the window of that
+      participant, recording and t0_s, for shifts that no two rows of the gallery are apart.
 
   Returns:
     shift_s -> ranks of the queries that have such a window; shifts that never occur are left out.
   """
   session, since = sessions(query.columns), since_start(query.columns)
-  overlap = Condition(np.stack([session, since], axis=1), (0.0, window_s - 1e-3))
+  place = np.stack([session, since], axis=1)
   row_at = {key: row for row, key in enumerate(zip(session, np.round(since, 2)))}
+  own = {key: row for row, key in enumerate(_keys(query))}
   curve = {}
   for shift_s in shifts_s:
     later = zip(session, np.round(since + shift_s, 2))
     partner = np.array([row_at.get(key, -1) for key in later])
-    if not np.any(partner >= 0):
+    rows, other = np.flatnonzero(partner >= 0), None
+    if not len(rows) and shifted is not None:
+      moved = shifted.where(np.isclose(shifted["shift_s"], shift_s))
+      found = np.array([own.get(key, -1) for key in _keys(moved)], int)
+      rows, other = found[found >= 0], moved.embedding[found >= 0]
+    if not len(rows):
       continue
-    positive = np.where(partner >= 0, partner, np.arange(len(query)))
-    rank, candidates = ranks(query.embedding, gallery.embedding, positive=positive, without=overlap)
-    curve[shift_s] = _kept(Ranked(rank, candidates, _participants(query)), partner >= 0)
+    apart = Condition(place[rows], (0.0, window_s - 1e-3), gallery=place)
+    rank, candidates = ranks(
+      query.embedding[rows],
+      gallery.embedding,
+      positive=partner[rows] if other is None else None,
+      partners=other,
+      without=apart,
+    )
+    curve[shift_s] = Ranked(rank, candidates, _participants(query)[rows])
   return curve
+
+
+def _keys(table: EmbeddingTable) -> list[tuple[str, str, float]]:
+  return list(
+    zip(
+      _participants(table).tolist(),
+      table["recording"].tolist(),
+      np.round(table["t0_s"], 2).tolist(),
+    )
+  )
 
 
 # --- a whole set ----------------------------------------------------------------------------------
 
 
 def retrieve(
-  folds: Sequence[tuple[EmbeddingTable, EmbeddingTable]],
+  folds: Sequence[Pair],
   settings: Settings | None = None,
   *,
   window_s: float = 60.0,
   force: bool = False,
+  shifted: Sequence[Mapping[str, EmbeddingTable]] = (),
+  rhythms: Sequence[Mapping[str, EmbeddingTable]] = (),
 ) -> dict[str, Any]:
   """Everything that a report says about retrieval on one set.
 
@@ -352,15 +419,20 @@ def retrieve(
   Args:
     folds: (acceleration projections, PPG projections) of each held-out fold, row by row the same
       windows. Columns used where present: participant, recording, t0_s, hr_bpm, sdnn_ms, rmssd_ms,
-      motion_g, complete.
+      motion_g, cadence_hz, complete.
     settings: sizes, seed and tolerances.
     window_s: length of a window, seconds.
     force: compare tables that were never aligned.
+    shifted: of each fold "ppg" and "acc" -> `shift_curve`'s table of that name.
+    rhythms: of each fold "acc", "ppg" and, where true beats are known, "beats" -> tables of
+      `distill.rhythm` vectors, row by row the same windows, with columns as `folds` have them.
 
   Returns:
     `retrieval` and each of `controls`: direction -> list of `metrics`, by growing gallery (the
     whole set last); `by_motion`: level -> direction -> list; `oracles`: name -> `oracle_metrics`;
-    `shift_curve`: direction -> list of `{shift_s, ...metrics}`.
+    `shift_curve`: direction -> list of `{shift_s, ...metrics}`; `rhythm`: "acceleration" (the rival
+    that has learnt nothing) and "true_beats" (an oracle) -> retrieval, controls, by_motion;
+    `not_scored`: name -> why what is asked for is not there.
 
   Raises:
     DistillError: no fold, fewer than two windows, tables that do not belong together, or vectors
@@ -368,13 +440,15 @@ def retrieve(
   """
   settings = settings or Settings()
   kept, tables = _scored(folds, settings, window_s, force)
-  ways = _ways(tables)
+  missing: dict[str, str] = {}
+  if "motion_g" in tables[0][0].columns and "cadence_hz" not in tables[0][0].columns:
+    missing["cadence"] = f"{_without('cadence_hz')}; motion is matched by its level alone"
   return {
-    "retrieval": {way: _headline(pairs, settings) for way, pairs in ways.items()},
-    "controls": _nested(CONTROLS, ways, settings),
-    "by_motion": _nested({level: _at_level(level) for level in MOTION_LEVELS}, ways, settings),
-    "oracles": _oracles([acc for acc, _ in tables], settings),
-    "shift_curve": _curves(kept, window_s, settings),
+    **_judged(_ways(tables), settings, CONTROLS, missing),
+    "oracles": _oracles([acc for acc, _ in tables], settings, missing),
+    "shift_curve": _curves(kept, shifted or [{}] * len(kept), window_s, settings, missing),
+    "rhythm": _rhythms(rhythms, window_s, settings, missing),
+    "not_scored": missing,
   }
 
 
@@ -401,18 +475,38 @@ def _scored(
   for acc, ppg in folds:
     paired(acc, ppg, force=force)
     kept.append(_both_valid(acc, ppg))
-    acc, ppg = kept[-1]
-    rows = scored_rows(acc, window_s, settings)
-    tables.append((acc.where(rows), ppg.where(rows)))
+    tables.append(_scored_pair(*kept[-1], window_s, settings))
   if min(len(acc) for acc, _ in tables) < 2:
     raise DistillError("retrieval needs at least two windows in every fold, got one")
   return kept, tables
+
+
+def _scored_pair(
+  acc: EmbeddingTable, ppg: EmbeddingTable, window_s: float, settings: Settings
+) -> Pair:
+  rows = scored_rows(acc, window_s, settings)
+  return acc.where(rows), ppg.where(rows)
+
+
+Ways = Mapping[str, Sequence[Pair]]
 
 
 def _ways(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
   """Direction -> (query, gallery) of each fold; the queries always carry the columns."""
   back = [(dataclasses.replace(ppg, columns=acc.columns), acc) for acc, ppg in pairs]
   return {ACC_TO_PPG: list(pairs), PPG_TO_ACC: back}
+
+
+def _judged(
+  ways: Ways, settings: Settings, controls: Mapping[str, Rule], missing: dict[str, str]
+) -> dict[str, Any]:
+  """Retrieval, controls and motion levels; adds to `missing` what cannot be scored, and why."""
+  levels = {level: _at_level(level) for level in MOTION_LEVELS}
+  return {
+    "retrieval": {way: _headline(pairs, settings) for way, pairs in ways.items()},
+    "controls": _nested(controls, ways, settings, missing),
+    "by_motion": _nested(levels, ways, settings, missing),
+  }
 
 
 def _headline(pairs, settings: Settings) -> list[dict[str, Any]]:
@@ -425,20 +519,27 @@ def _headline(pairs, settings: Settings) -> list[dict[str, Any]]:
   return [*rows, metrics(Ranked.pool([_whole(q, g) for q, g in pairs]))]
 
 
-def _nested(rules: Mapping[str, Rule], ways, settings: Settings) -> dict[str, Any]:
-  """rule -> direction -> one-row list of metrics; rules without data are left out."""
+def _nested(
+  rules: Mapping[str, Rule], ways: Ways, settings: Settings, missing: dict[str, str]
+) -> dict[str, Any]:
+  """rule -> direction -> one-row list of metrics; rules without data are told in `missing`."""
   found: dict[str, Any] = {}
   for name, rule in rules.items():
     for way, pairs in ways.items():
       row = _pooled(rule(q, g, settings) for q, g in pairs)
-      if row is not None:
+      if isinstance(row, str):
+        missing[name] = row
+      else:
         found.setdefault(name, {})[way] = [metrics(row)]
   return found
 
 
-def _pooled(parts: Iterable[Ranked | None]) -> Ranked | None:
-  given = [part for part in parts if part is not None and len(part.rank)]
-  return Ranked.pool(given) if given else None
+def _pooled(parts: Iterable[Ranked | str]) -> Ranked | str:
+  parts = list(parts)
+  given = [part for part in parts if not isinstance(part, str) and len(part.rank)]
+  if given:
+    return Ranked.pool(given)
+  return next((part for part in parts if isinstance(part, str)), "no query has another candidate")
 
 
 def _at_level(level: str) -> Rule:
@@ -446,33 +547,82 @@ def _at_level(level: str) -> Rule:
 
   def rule(query, gallery, settings):
     if "motion_g" not in query.columns:
-      return None
+      return _without("motion_g")
     rows = np.flatnonzero(motion_level(query["motion_g"], settings) == level)
-    return _whole(query.where(rows), gallery.where(rows)) if len(rows) > 1 else None
+    if len(rows) < 2:
+      return f"fewer than two {level} windows"
+    return _whole(query.where(rows), gallery.where(rows))
 
   return rule
 
 
-def _oracles(tables: Sequence[EmbeddingTable], settings: Settings) -> dict[str, Any]:
+def _oracles(
+  tables: Sequence[EmbeddingTable], settings: Settings, missing: dict[str, str]
+) -> dict[str, Any]:
   rate = {"hr_bpm": settings.oracle_hr_bpm}
   variability = dict.fromkeys(("sdnn_ms", "rmssd_ms"), settings.oracle_hrv_ms)
   found = {}
   for name, within in {"hr": rate, "hr_and_hrv": rate | variability}.items():
     row = _pooled(oracle(table, within) for table in tables)
-    if row is not None:
+    if isinstance(row, str):
+      missing[f"oracle {name}"] = row
+    else:
       found[name] = oracle_metrics(row)
   return found
 
 
-def _curves(folds, window_s: float, settings: Settings) -> dict[str, list[dict[str, Any]]]:
+def _curves(
+  folds: Sequence[Pair], shifted, window_s: float, settings: Settings, missing: dict[str, str]
+) -> dict[str, list[dict[str, Any]]]:
   """Shift curves of both directions, over all windows of the folds, overlapping ones too."""
-  if not {"recording", "t0_s"} <= set(folds[0][0].columns):
-    return {}
+  for name in ("recording", "t0_s"):
+    if name not in folds[0][0].columns:
+      missing["shift_curve"] = _without(name)
+      return {}
   found = {}
   for way, pairs in _ways(folds).items():
-    curves = [shift_curve(q, g, window_s, (0.0, *settings.shifts_s)) for q, g in pairs]
+    side = "ppg" if way == ACC_TO_PPG else "acc"
+    curves = [
+      shift_curve(q, g, window_s, (0.0, *settings.shifts_s), more.get(side))
+      for (q, g), more in zip(pairs, shifted)
+    ]
     shifts = sorted(set().union(*curves))
     found[way] = [
       {"shift_s": s, **metrics(Ranked.pool([c[s] for c in curves if s in c]))} for s in shifts
     ]
+    if never := [f"{s:g}" for s in settings.shifts_s if s not in shifts]:
+      missing["shift_curve"] = f"no two windows are {', '.join(never)} s apart"
   return found
+
+
+def _rhythms(
+  folds: Sequence[Mapping[str, EmbeddingTable]],
+  window_s: float,
+  settings: Settings,
+  missing: dict[str, str],
+) -> dict[str, Any]:
+  """What rhythm alone finds without learning: that of the acceleration, and that of true beats."""
+  found = {}
+  for name, side in {"acceleration": "acc", "true_beats": "beats"}.items():
+    pairs = []
+    for fold in folds:
+      if side in fold and np.sum(fold[side].valid & fold["ppg"].valid) > 1:
+        pair = _scored_pair(*_both_valid(fold[side], fold["ppg"]), window_s, settings)
+        pairs.append(pair)
+    if not pairs or min(len(query) for query, _ in pairs) < 2:
+      missing[f"rhythm {name}"] = (
+        "the recordings are not at hand" if not folds else f"no windows with a rhythm of {side}"
+      )
+      continue
+    ways = {
+      way: [(_lagged(q, window_s, way), g) for q, g in some] for way, some in _ways(pairs).items()
+    }
+    if side == "beats":
+      del ways[PPG_TO_ACC]  # beats are no acceleration
+    controls = {"same_participant": same_participant}
+    found[name] = _judged(ways, settings, controls, {})
+  return found
+
+
+def _lagged(query: EmbeddingTable, window_s: float, way: str) -> Lagged:
+  return Lagged(query.embedding, query.columns, window_s=window_s, later=way == ACC_TO_PPG)

@@ -381,5 +381,11 @@ def _embedded(config: ConfigDict, folder: Path, fold: Fold) -> Path:
         encoders=encoders,
         regressed=regressed,
         distilled=distilled,
+        teacher=_first_encoder(teachers),
       )
   return place
+
+
+def _first_encoder(teachers: Sequence[Teacher]) -> Encoder | None:
+  first = teachers[0] if teachers else None
+  return first.encoder if isinstance(first, frozen.EncoderTeacher) else None

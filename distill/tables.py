@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from distill import baselines, embeddings, evaluate, models, objectives, signals
+from distill import baselines, controls, embeddings, evaluate, models, objectives, signals
 from distill.data import pipeline, splits
 from distill.data.store import PreparedSet, open_set
 from distill.embeddings import EmbeddingTable
@@ -36,6 +36,8 @@ COLUMNS = (
   *ERRORS.values(),
   *("age", "sex", "motion_g", "complete", "ppg_usable", "hr_origin", "hrv_origin"),
 )
+
+CADENCE = "cadence_hz"  # of every window of acceleration, steps or not
 
 Windows = dict[str, np.ndarray]  # modality -> [n, time, channels], NaN where missing
 
@@ -69,6 +71,7 @@ def write(
   encoders: Mapping[str, Encoder],
   regressed: Mapping[str, Supervised],
   distilled: Distillation | None = None,
+  teacher: Encoder | None = None,
 ) -> None:
   """Writes <fold>/embeddings/<set>/ for every set: one table a model, projections, predictions.
 
@@ -80,7 +83,15 @@ def write(
     encoders: row -> student, the distilled one and those it is compared with.
     regressed: row -> student of `encoders` with a head of its own, which predicts directly.
     distilled: student and both heads; without them there is nothing to retrieve.
+    teacher: encoder of the first teacher, where there is one, for partners that start later.
   """
+  forwards = {name: Forward(encoder, batch_size=BATCH) for name, encoder in encoders.items()}
+  pair = models.pair_hash(models.parameters(distilled)) if distilled else ""
+  sides: dict[str, controls.Side] = {}
+  if distilled:
+    sides[ACC] = distilled.encoder, forwards["student"], distilled.student_head
+    if teacher is not None:
+      sides[PPG] = teacher, Forward(teacher, batch_size=BATCH), distilled.teacher_head
   rows = {p: fold.rows(config, p, overlapping=False) for p in PARTS if fold.people(p)}
   for name, (prepared, people) in fold.sets.items():
     folder = fold.folder / "embeddings" / name
@@ -89,7 +100,7 @@ def write(
     picked = [rows[part][name].rows for part in rows]
     split = np.repeat(list(rows), [len(some) for some in picked])
     order = np.concatenate(picked)
-    found = _embed_acc(prepared, order, encoders, f"students embed {name}")
+    found, cadence_hz = _embed_acc(prepared, order, encoders, forwards, f"students embed {name}")
     found |= {teacher: sets[name][order] for teacher, sets in vectors.items()}
     predictions = _own_heads(regressed, found)
     predictions |= _signal_processing(prepared, order, split, f"signal processing on {name}")
@@ -99,15 +110,23 @@ def write(
     columns[evaluate.LABELLED_SHARE] = np.where(
       split == "train", labelled_share(columns["participant"], people.train, config), np.nan
     )
-    pair = models.pair_hash(models.parameters(distilled)) if distilled else ""
+    columns[CADENCE] = cadence_hz
     _write(folder, found, projections, predictions, columns | {"split": split}, pair)
-    window_s = prepared.specs[ACC].window_s
     fields = {
-      "window_s": window_s,
+      "window_s": prepared.specs[ACC].window_s,
       "simulated": prepared.simulated,
       "models": sorted(found),
       "projections": sorted(projections),
     }
+    held, seed = order[split == "test"], config.evaluate.seed
+    more = {
+      "rhythm": controls.rhythms(prepared, held, seed=seed) if distilled else {},
+      "shifted": controls.shifted(prepared, held, sides, pair=pair, seed=seed),
+    }
+    for kind, some in more.items():
+      fields[kind] = sorted(some)
+      for side, table in some.items():
+        embeddings.save(table, folder / f"{kind}_{side}.parquet")
     (folder / TABLE).write_text(json.dumps(fields))  # last: without it the folder is not whole
 
 
@@ -140,13 +159,14 @@ def embed_set(
   forward, modality = Forward(encoder, batch_size=BATCH), encoder.spec.modality
 
   def embed(raw: Windows) -> Windows:
-    return {"embedding": forward(*pipeline.prepare_windows(raw[modality], encoder.spec))}
+    out = {"embedding": forward(*pipeline.prepare_windows(raw[modality], encoder.spec))}
+    return out | {CADENCE: baselines.cadence_hz(raw[ACC], opened.specs[ACC].rate_hz)}
 
-  vectors = _in_stretches(opened, np.arange(len(opened)), f"embed {opened.name}", embed)[
-    "embedding"
-  ]
+  found = _in_stretches(opened, np.arange(len(opened)), f"embed {opened.name}", embed)
+  vectors = found["embedding"]
   columns = {column: opened.index[column] for column in COLUMNS}
   columns["coverage"] = opened.index[f"{modality}_coverage"]
+  columns[CADENCE] = found[CADENCE]
   columns[embeddings.VALID] = embeddings.embedded(vectors)
   if space == "embedding":
     return EmbeddingTable(vectors, columns, space)
@@ -181,9 +201,13 @@ def embed_recording(
 
 
 def _embed_acc(
-  prepared: PreparedSet, rows: np.ndarray, encoders: Mapping[str, Encoder], label: str
-) -> Windows:
-  forwards = {name: Forward(encoder, batch_size=BATCH) for name, encoder in encoders.items()}
+  prepared: PreparedSet,
+  rows: np.ndarray,
+  encoders: Mapping[str, Encoder],
+  forwards: Mapping[str, Forward],
+  label: str,
+) -> tuple[Windows, np.ndarray]:
+  """(model -> vectors, cadence)."""
   specs = {encoder.spec for encoder in encoders.values()}
   rate_hz = prepared.specs[ACC].rate_hz
 
@@ -191,9 +215,10 @@ def _embed_acc(
     ready = {spec: pipeline.prepare_windows(raw[ACC], spec) for spec in specs}
     out = {name: forward(*ready[encoders[name].spec]) for name, forward in forwards.items()}
     features = baselines.motion_features(raw[ACC], rate_hz)
-    return out | {"motion_features": features.astype(np.float32)}
+    return out | {"motion_features": features, CADENCE: baselines.cadence_hz(raw[ACC], rate_hz)}
 
-  return _in_stretches(prepared, rows, label, embed)
+  found = _in_stretches(prepared, rows, label, embed)
+  return found, found.pop(CADENCE)
 
 
 def _own_heads(
@@ -283,6 +308,12 @@ def read(folder: pathlib.Path) -> FoldTables:
     {name: embeddings.load(folder / f"{name}.parquet") for name in fields["models"]},
     {n: embeddings.load(folder / f"{n}_projection.parquet") for n in fields["projections"]},
     direct,
+    shifted=_read_more(folder, fields, "shifted"),
+    rhythms=_read_more(folder, fields, "rhythm"),
     window_s=fields["window_s"],
     simulated=fields["simulated"],
   )
+
+
+def _read_more(folder: pathlib.Path, fields: dict, kind: str) -> dict[str, EmbeddingTable]:
+  return {side: embeddings.load(folder / f"{kind}_{side}.parquet") for side in fields.get(kind, [])}

@@ -11,7 +11,7 @@ from distill.data.store import open_set
 from distill.errors import DistillError
 from tests import toy_set
 
-MIXED = {"a": "good", "b": "row", "c": "gap", "d": "constant", "e": "short", "f": "good"}
+MIXED = {"a": "good", "b": "row", "c": "gap", "d": "constant", "e": "short", "f": "beats"}
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,9 @@ def test_beam_gives_the_same_set(tmp_path):
   for row in range(len(here)):
     for name in here.specs:
       np.testing.assert_array_equal(here[row][name], beam[row][name])
+  beats = [one.beats(np.arange(len(here))) for one in (here, beam)]
+  assert sum(one is not None for one in beats[0]) == sum(here.index["participant"] == "f") > 0
+  np.testing.assert_equal(*[[one and vars(one) for one in some] for some in beats])
   assert sorted(path.name for path in beam.folder.iterdir()) == sorted(
     path.name for path in here.folder.iterdir()
   )

@@ -54,6 +54,24 @@ def test_prepared_windows_come_back_exactly(tmp_path):
   assert (prepared.name, prepared.simulated, prepared.same_device) == ("toy", False, True)
 
 
+def test_reference_beats_of_each_window_come_back(tmp_path):
+  prepared = open_set(_prepare(tmp_path, {"a": "beats", "b": "good", "cc": "beats"}))
+  rows = np.arange(len(prepared))
+  found = prepared.beats(rows)
+  for row, beats in zip(rows, found, strict=True):
+    name, t0_s = prepared.index["recording"][row], prepared.index["t0_s"][row]
+    if prepared.index["participant"][row] == "b":
+      assert beats is None
+      continue
+    whole = toy_set.beats(str(prepared.index["participant"][row]))
+    inside = (whole.times_s >= t0_s) & (whole.times_s < t0_s + 60)
+    assert inside.sum() > 30, name
+    np.testing.assert_array_equal(beats.times_s, whole.times_s[inside] - t0_s)
+    np.testing.assert_array_equal(beats.normal, whole.normal[inside])
+    assert beats.origin == "ecg"
+  assert open_set(_prepare(tmp_path, {"b": "good"})).beats(np.arange(2)) == [None, None]
+
+
 def test_columns_are_all_there_with_their_types(tmp_path):
   prepared = open_set(_prepare(tmp_path, {"a": "good"}))
   assert list(prepared.index) == list(store.COLUMNS)

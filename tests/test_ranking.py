@@ -67,6 +67,28 @@ def _slow_named(queries, gallery, partner):
   return np.array([rank, [len(gallery)] * len(partner)])
 
 
+def test_the_nearest_view_of_a_query_counts(pair):
+  views = np.stack([pair[0], np.roll(pair[0], 1, axis=0), -pair[0]])
+  unit = [v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (np.float64(views), pair[1])]
+  cosine = np.einsum("vnd,md->vnm", *unit).max(axis=0)
+  own = np.diagonal(cosine)[:, None] - ranking.TIE
+  got, _ = ranking.ranks(views, pair[1], block=(16, 16))
+  np.testing.assert_array_equal(got, (cosine >= own).sum(axis=1))
+
+
+def test_partners_outside_the_gallery_are_one_more_candidate(pair):
+  rng = np.random.default_rng(3)
+  queries, partners = pair[0][:20], pair[0][:20] + rng.normal(size=(20, 8))
+  place, places = rng.integers(0, 3, (20, 1)), rng.integers(0, 3, (61, 1))
+  apart = Condition(place, (0.0,), gallery=places)
+  for condition, allowed in ((None, np.ones((20, 61), bool)), (apart, place != places.T)):
+    got = ranking.ranks(queries, pair[1], partners=partners, without=condition, block=(16, 16))
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, pair[1], partners)]
+    near = np.sum(unit[0] * unit[2], axis=1, keepdims=True) - ranking.TIE
+    ahead = (unit[0] @ unit[1].T >= near) & allowed
+    np.testing.assert_array_equal(got, (1 + ahead.sum(axis=1), 1 + allowed.sum(axis=1)))
+
+
 def test_ties_count_against_the_model():
   collapsed = np.ones((9, 4), np.float32)
   rank, _ = ranking.ranks(collapsed, collapsed, block=(4, 4))
@@ -107,6 +129,7 @@ def test_one_row_ranks_first():
     ([[1.0, 2], [1, 2]], [[1, 1], [0, 0]], r"1 of 2 gallery vectors.*zero.*row 1"),
     ([[1.0, 2]], [[1.0, 2, 3]], "2 dimensions and the gallery 3"),
     ([[1.0, 2]], [[1.0, 2], [3, 4]], "rows must be aligned"),
+    ([[[1.0, 2]], [[0.0, 0]]], [[1.0, 2]], r"1 of 1 query vectors.*zero"),
     (np.empty((0, 2)), np.empty((0, 2)), "not empty"),
   ],
 )

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from distill import ranking, retrieval
+from distill import ranking, retrieval, rhythm
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 from distill.retrieval import Settings
@@ -79,6 +79,19 @@ def test_matched_controls_count_the_candidates_they_name(pair, judged):
   assert row["gallery"] == pytest.approx(near[near > 1].mean())
 
 
+def test_motion_is_matched_in_cadence_too_where_it_is_known(pair):
+  cadence_hz = np.random.default_rng(1).uniform(1.0, 3.5, len(pair[0]))
+  told = dataclasses.replace(pair[0], columns={**pair[0].columns, "cadence_hz": cadence_hz})
+  values = np.log(np.stack([told["motion_g"], cadence_hz], axis=1)).astype(np.float32)
+  apart = np.abs(values[:, None] - values[None])
+  near = (apart <= np.float32(0.1)).all(axis=2).sum(axis=1)
+  judged = retrieval.retrieve([(told, pair[1])], Settings(galleries=(), repeats=2, shifts_s=()))
+  (row,) = judged["controls"]["motion_matched"]["acc_to_ppg"]
+  assert row["n_queries"] == np.sum(near > 1) < 100
+  assert row["gallery"] == pytest.approx(near[near > 1].mean())
+  assert "cadence" not in judged["not_scored"]
+
+
 def test_a_model_that_reads_only_heart_rate_fails_among_equal_heart_rates(pair):
   student, teacher = pair
   angle = (student["hr_bpm"] - 40) / 60
@@ -115,6 +128,52 @@ def test_shift_curve_falls_from_the_true_partner():
   assert sorted(curve) == [0.0, 60.0, 600.0]  # no two windows are 15 s apart
   assert [len(curve[s].rank) for s in sorted(curve)] == [120, 5 * 23, 5 * 14]
   assert np.mean(curve[0.0].rank == 1) > 3 * np.mean(curve[60.0].rank == 1)
+
+
+def test_shifts_that_no_two_windows_are_apart_are_read_from_their_own_table(pair):
+  query, gallery = pair
+  picked = np.arange(0, 120, 3)
+  near = query.embedding[picked] + 0.01  # the shifted partner is the query itself, nearly
+  columns = {name: query[name][picked] for name in ("participant", "recording", "t0_s")}
+  shifted = EmbeddingTable(near, columns | {"shift_s": np.full(len(picked), 5.0)}, "projection")
+  shifts = (0.0, 5.0, 60.0)
+  curve = retrieval.shift_curve(query, gallery, 60.0, shifts, shifted)
+  assert (curve[5.0].rank == 1).all()
+  np.testing.assert_array_equal(curve[5.0].participant, query["participant"][picked])
+  assert (curve[5.0].candidates == 120).all()  # every window but the query's own, and the shifted
+  plain = retrieval.shift_curve(query, gallery, 60.0, shifts)
+  assert sorted(plain) == [0.0, 60.0]
+  np.testing.assert_array_equal(plain[60.0].rank, curve[60.0].rank)
+  settings = Settings(galleries=(), repeats=2, shifts_s=(5.0, 60.0))
+  judged = retrieval.retrieve([pair], settings, shifted=[{"ppg": shifted}])
+  assert [row["shift_s"] for row in judged["shift_curve"]["acc_to_ppg"]] == [0.0, 5.0, 60.0]
+  assert [row["shift_s"] for row in judged["shift_curve"]["ppg_to_acc"]] == [0.0, 60.0]
+
+
+def test_rhythms_are_ranked_with_their_own_controls(pair):
+  rng = np.random.default_rng(0)
+  columns = pair[0].columns
+  beats_s = [np.sort(rng.uniform(0, 60, 70)) for _ in range(len(pair[0]))]
+  late = [times + 0.2 for times in beats_s]
+  noise = rng.normal(0, 0.06, (len(beats_s), 398)).astype(np.float32)
+  tables = {
+    "beats": EmbeddingTable(rhythm.of_beats(beats_s, 60.0), columns),
+    "ppg": EmbeddingTable(rhythm.of_beats(late, 60.0), columns),
+    "acc": EmbeddingTable(rhythm.of_beats(late, 60.0) + 3 * noise, columns),
+  }
+  settings = Settings(galleries=(30,), repeats=2, shifts_s=())
+  found = retrieval.retrieve([pair], settings, rhythms=[tables])["rhythm"]
+  assert found["true_beats"]["retrieval"]["acc_to_ppg"][-1]["top1"] == 1.0
+  assert set(found["true_beats"]["retrieval"]) == {"acc_to_ppg"}
+  rival = found["acceleration"]
+  assert set(rival["retrieval"]) == {"acc_to_ppg", "ppg_to_acc"}
+  thirty, whole = rival["retrieval"]["acc_to_ppg"]
+  assert (thirty["gallery"], whole["gallery"]) == (30, 120)
+  assert rival["controls"]["same_participant"]["acc_to_ppg"][0]["gallery"] == 24
+  views = rhythm.delayed(tables["acc"].embedding, 60.0)
+  rank, _ = ranking.ranks(views, tables["ppg"].embedding)
+  assert 0.05 < whole["top1"] < 1
+  assert whole["top1"] == pytest.approx(np.mean(rank == 1))
 
 
 def test_shift_curve_does_not_count_windows_that_overlap_the_query():
@@ -164,6 +223,10 @@ def test_tables_without_columns_are_ranked_and_have_no_interval():
   assert row["top1"] == 1.0
   assert np.isnan([row["lo"], row["hi"]]).all()
   assert set(judged["controls"]) == {"shuffled"}
+  assert judged["not_scored"]["hr_matched"] == "no column 'hr_bpm'"
+  expected = {"same_participant", "hr_matched", "motion_matched", "gap_free", "shift_curve"}
+  expected |= {*retrieval.MOTION_LEVELS, "oracle hr", "oracle hr_and_hrv"}
+  assert set(judged["not_scored"]) == expected | {"rhythm acceleration", "rhythm true_beats"}
 
 
 def _changed(table, name, value):

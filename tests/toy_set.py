@@ -11,7 +11,7 @@ import numpy as np
 from distill.data.builder import PairedBuilder
 from distill.data.cutting import Source
 from distill.data.datasets import empatica
-from distill.data.recording import Recording
+from distill.data.recording import Beats, Recording
 from tests import pulses
 
 
@@ -24,7 +24,7 @@ def config(folder, **changes) -> ml_collections.ConfigDict:
 
 
 def write(folder: pathlib.Path, kinds: dict[str, str]) -> None:
-  """Says which recordings the toy set has: name -> "good", "gap", "constant", "row" or "short"."""
+  """Says which recordings the toy set has: name -> "good", "gap", "constant", "row", ..."""
   (folder / "toy.json").write_text(json.dumps(kinds))
 
 
@@ -52,6 +52,14 @@ def load(name: str, kind: str) -> Recording:
     samples[:] = 7.0
   if kind == "row":
     empatica._rows("1.0\n2.0\nx\n", 1, f"{name}/BVP.csv")
+  if kind == "beats":
+    recording = dataclasses.replace(recording, beats=beats(name))
   return dataclasses.replace(
     recording, signals={**recording.signals, "ppg": dataclasses.replace(ppg, samples=samples)}
   )
+
+
+def beats(name: str) -> Beats:
+  """Reference beats of a recording of kind "beats", every seventh one ectopic."""
+  times_s = np.sort(np.random.default_rng(len(name)).uniform(0, 200, 240))
+  return Beats(times_s, np.arange(240) % 7 != 0, "ecg")

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from distill.data.cutting import Cut, Source, cut_source, examples
+from distill.data.recording import Beats
 from distill.data.windows import WindowSettings
 from distill.errors import DistillError
 
+BEATS = "beats/"  # before the names of what a recording's beats are stored as
 MOST_WINDOWS = (
   1 << 20
 )  # of one recording; keys of TFDS are numbers, and their order is that of rows
@@ -72,7 +74,9 @@ def _cut(
   if isinstance(result, DistillError):
     path.write_text(json.dumps({"why": str(result)}))
     return
-  np.savez(path.with_suffix(".npz"), **result.columns)  # type: ignore[arg-type]
+  beats = {} if result.beats is None else vars(result.beats)
+  stored = result.columns | {f"{BEATS}{name}": values for name, values in beats.items()}
+  np.savez(path.with_suffix(".npz"), **stored)
   path.write_text(json.dumps({"dropped": result.dropped, "digest": result.digest}))
   for i, example in enumerate(examples(result.windows)):
     yield MOST_WINDOWS * number + i, example
@@ -85,4 +89,6 @@ def read_part(parts: pathlib.Path, number: int) -> Cut | DistillError:
     return DistillError(fields["why"])
   with np.load(parts / f"{number}.npz", allow_pickle=False) as file:
     columns = {name: file[name] for name in file.files}
-  return Cut(columns, [], fields["dropped"], fields["digest"])
+  beats = {n.removeprefix(BEATS): columns.pop(n) for n in list(columns) if n.startswith(BEATS)}
+  known = Beats(beats["times_s"], beats["normal"], str(beats["origin"])) if beats else None
+  return Cut(columns, [], fields["dropped"], fields["digest"], known)

@@ -23,6 +23,7 @@ import tqdm
 
 from distill.data import beam, download, store
 from distill.data.cutting import Cut, Source, cut_all, examples
+from distill.data.recording import Beats
 from distill.data.windows import WindowSettings
 from distill.errors import DistillError
 from distill.spec import MODALITIES, SignalSpec
@@ -48,6 +49,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     data_config: the config's data section.
     settings: how recordings are cut.
     columns: index columns of each recording written so far, in the order of the windows.
+    beats: (participant, recording) -> its reference beats, of sets that have them.
     left_out: reasons of what was not written.
   """
 
@@ -69,6 +71,7 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     self.settings = WindowSettings.from_config(config)
     self.progress = progress
     self.columns: list[dict[str, np.ndarray]] = []
+    self.beats: dict[tuple[str, str], Beats] = {}
     self.left_out: dict[str, Any] = {"recordings": [], "windows": 0}
     self._names: set[tuple[str, str]] = set()
     self._owners: dict[str, str] = {}  # first window's hash -> participant
@@ -234,6 +237,9 @@ class PairedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       self.left_out["windows"] += result.dropped
       if len(result):
         self.columns.append(result.columns)
+        if result.beats is not None:
+          participant, name = (str(result.columns[key][0]) for key in ("participant", "recording"))
+          self.beats[participant, name] = result.beats
     return True
 
   def _conflict(self, cut: Cut) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from distill.data import store
-from distill.data.recording import Recording
+from distill.data.recording import Beats, Recording
 from distill.data.windows import Window, WindowSettings, cut_recording, starts
 from distill.errors import DistillError
 from distill.spec import MODALITIES
@@ -43,12 +43,14 @@ class Cut:
     windows: the windows themselves; empty where they are written already.
     dropped: number left out for too little coverage.
     digest: hash of the first window, to tell one recording under two names.
+    beats: of the recording, where they were not read from its PPG.
   """
 
   columns: dict[str, np.ndarray]
   windows: list[Window]
   dropped: int
   digest: str
+  beats: Beats | None = None
 
   def __len__(self) -> int:
     return len(self.columns["participant"])
@@ -115,4 +117,5 @@ def cut_source(
     windows=windows,
     dropped=len(starts(recording, settings, names)) - len(windows),
     digest=hashlib.sha256(b"".join(signal.tobytes() for signal in first)).hexdigest(),
+    beats=recording.beats,
   )

@@ -58,6 +58,7 @@ def _prepare_one(name: str, data_config: Any, progress: bool) -> pathlib.Path:
 def _write(builder: PairedBuilder, folder: pathlib.Path) -> None:
   records = builder.build()
   store.write_index(folder, builder.columns)
+  store.write_beats(folder, builder.beats)
   (folder / store.LEFT_OUT_FILE).write_text(json.dumps(builder.left_out, indent=2))
   store.write_set(
     folder,

@@ -1,8 +1,8 @@
 """Reading prepared sets: `open_set(folder)` gives windows by row and the columns beside them.
 
 A prepared set is a folder that can be moved anywhere: `set.json` (name, specs, flags), `index.npz`
-(one array per column), `left_out.json`, and the windows as a TFDS data set in ArrayRecord files,
-which is read here without TensorFlow.
+(one array per column), `beats.npz` (reference beats, where a set has them), `left_out.json`, and
+the windows as a TFDS data set in ArrayRecord files, which is read here without TensorFlow.
 """
 
 import json
@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from distill.data.recording import Beats
 from distill.errors import DistillError
 from distill.spec import MODALITIES, SignalSpec
 
 SET_FILE, INDEX_FILE, LEFT_OUT_FILE = "set.json", "index.npz", "left_out.json"
+BEATS_FILE = "beats.npz"  # of sets with reference beats
 FORMAT = 3
 SPLIT = "windows"  # the one TFDS split; participants are split by distill.data.splits
 
@@ -85,6 +87,30 @@ class PreparedSet:
     example = self._source[i]
     return {name: example[name] for name in self.specs}
 
+  def beats(self, rows: np.ndarray) -> list[Beats | None]:
+    """Reference beats inside each of the windows `rows`, seconds after its start; None: unknown."""
+    path = self.folder / BEATS_FILE
+    if not path.is_file():
+      return [None] * len(rows)
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+      stored = {name: file[name] for name in file.files}
+    stop = np.cumsum(stored["count"])
+    names = zip(stored["participant"].tolist(), stored["recording"].tolist(), strict=True)
+    start = stop - stored["count"]
+    whole = dict(zip(names, zip(start, stop, stored["origin"].tolist(), strict=True), strict=True))
+    window_s = next(iter(self.specs.values())).window_s
+    found: list[Beats | None] = []
+    for row in rows:
+      name = str(self.index["participant"][row]), str(self.index["recording"][row])
+      if name not in whole:
+        found.append(None)
+        continue
+      first, last, origin = whole[name]
+      times_s, t0_s = stored["times_s"][first:last], self.index["t0_s"][row]
+      inside = slice(*(first + np.searchsorted(times_s, (t0_s, t0_s + window_s))))
+      found.append(Beats(stored["times_s"][inside] - t0_s, stored["normal"][inside], origin))
+    return found
+
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_source": None}  # open files do not travel to worker processes
 
@@ -131,6 +157,22 @@ def write_index(folder: pathlib.Path, columns: Sequence[Mapping[str, np.ndarray]
   """Writes the columns of all windows, in row order; `columns` are those of stretches of rows."""
   whole: dict[str, Any] = {name: np.concatenate([one[name] for one in columns]) for name in COLUMNS}
   np.savez_compressed(folder / INDEX_FILE, **whole)
+
+
+def write_beats(folder: pathlib.Path, beats: Mapping[tuple[str, str], Beats]) -> None:
+  """Writes the reference beats of (participant, recording), if there are any."""
+  if not beats:
+    return
+  participant, recording = zip(*beats, strict=True)
+  np.savez_compressed(
+    folder / BEATS_FILE,
+    participant=np.array(participant),
+    recording=np.array(recording),
+    origin=np.array([one.origin for one in beats.values()]),
+    count=np.array([len(one.times_s) for one in beats.values()]),
+    times_s=np.concatenate([one.times_s for one in beats.values()]),
+    normal=np.concatenate([one.normal for one in beats.values()]),
+  )
 
 
 def write_set(
