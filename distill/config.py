@@ -6,6 +6,7 @@ nobody and stops the run. The sections in BUILT hold the arguments of what their
 those that a file leaves out get the function's own defaults.
 """
 
+import hashlib
 import importlib.util
 import inspect
 import json
@@ -22,6 +23,9 @@ from distill import registry
 from distill.errors import DistillError, nearest
 
 ConfigDict: TypeAlias = ml_collections.ConfigDict
+
+# Keys that say how fast a run is made and not what comes out: a resumed run may change them.
+FREE = ("data.workers", "data.readers", "data.runner")
 
 
 # Keys of a section in BUILT that its build function does not get.
@@ -70,7 +74,8 @@ def base() -> ConfigDict:
   config.data.min_coverage = 0.5
   config.data.min_template_r = 0.8
   config.data.min_spectral_purity = 0.3
-  config.data.workers = 2
+  config.data.workers = 2  # processes that prepare
+  config.data.readers = 0  # processes that read training batches ahead; 0 reads in two threads
   config.data.runner = ""  # of Apache Beam, such as "DirectRunner"; "" cuts in `workers` processes
   config.data.simulated = ConfigDict(
     {"participants": 40, "minutes": 20, "device": "fine", "amplitude": 1.0, "gaps": True, "seed": 0}
@@ -379,6 +384,15 @@ def build_arguments(section: ConfigDict) -> dict[str, Any]:
 def to_json(config: ConfigDict) -> str:
   """The resolved config as text, the same for the same values."""
   return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list)
+
+
+def identity(config: ConfigDict) -> str:
+  """Hash of all that decides what a run computes."""
+  values = json.loads(to_json(config))
+  for key in FREE:
+    section, _, name = key.partition(".")
+    values[section].pop(name, None)
+  return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def from_json(text: str) -> ConfigDict:

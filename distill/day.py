@@ -7,7 +7,6 @@ worn and scored on unseen people with the night or a sensor removed; the decoder
 compared with the mean, with interpolation and with the nearest days of training people.
 """
 
-import hashlib
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -125,7 +124,7 @@ def _trained(config: ConfigDict, place: Path, objective, parts: Parts):
     settings=config.pretrain,
     seed=config.seed,
     identity={
-      "config": hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:16],
+      "config": configs.identity(config),
       "role": place.name,
       "devices": jax.device_count(),
     },

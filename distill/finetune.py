@@ -8,10 +8,9 @@ that it is compared with (`distill.retention`).
 """
 
 import dataclasses
-import hashlib
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -313,13 +312,13 @@ def tune(config: ConfigDict, fold: Fold, start: Path, place: Path, settings: Any
   objective = _objective(encoder, task, sources["train"], settings, config.seed)
   trained = fit(
     objective,
-    lambda k: _batches(sources["train"], config.seed, settings.batch_size, k),
+    lambda k: fold_training.reading(config, sources["train"], settings.batch_size, k),
     fold_training.validation(fold_training.spread(sources["validation"])),
     workdir=place,
     settings=settings,
     seed=config.seed,
     identity={
-      "config": hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:16],
+      "config": configs.identity(config),
       "start": merge.fingerprint(stored),
       "fold": fold.k,
       "devices": jax.device_count(),
@@ -359,10 +358,6 @@ def _source(
     raise DistillError(f"no {part} window has a label {task.target!r} that training people know")
   labels = task.encode(_labels(kept, task.target))
   return pipeline.TrainingSource(kept, [encoder.spec], {"target": labels})
-
-
-def _batches(source, seed: int, batch_size: int, start: int) -> Iterator[dict[str, np.ndarray]]:
-  return pipeline.training_batches(source, seed=seed, batch_size=batch_size, start=start)
 
 
 def _objective(

@@ -100,9 +100,7 @@ def train(
   """
 
   def batches(k: int) -> Iterator[dict[str, np.ndarray]]:
-    return pipeline.training_batches(
-      sources["train"], seed=config.seed, batch_size=settings.batch_size, start=k
-    )
+    return reading(config, sources["train"], settings.batch_size, k)
 
   batches(0)  # a set smaller than a batch is refused before anything is written
   trained = fit(
@@ -113,7 +111,7 @@ def train(
     settings=settings,
     seed=config.seed,
     identity={
-      "config": hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:16],
+      "config": configs.identity(config),
       "fold": fold.k,
       "teachers": [teacher.identity for teacher in teachers],
       "devices": jax.device_count(),
@@ -138,6 +136,21 @@ def train(
     card=card(place.name, config, fold),
   )
   partial.rename(place / "model")
+
+
+def reading(
+  config: ConfigDict, source: pipeline.Source, batch_size: int, start: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """This process's share of the training batches from `start` on."""
+  return pipeline.training_batches(
+    source,
+    seed=config.seed,
+    batch_size=batch_size,
+    start=start,
+    shard=jax.process_index(),
+    shards=jax.process_count(),
+    workers=config.data.readers,
+  )
 
 
 def spread(source: pipeline.Source) -> dict[str, np.ndarray]:

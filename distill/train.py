@@ -50,7 +50,7 @@ def fit(
 
   Args:
     objective: freshly initialised.
-    batches: k -> iterator over batches k, k + 1, ...; the same batches for every k.
+    batches: k -> iterator over this process's rows of batches k, k + 1, ...; the same for every k.
     validate: called every `settings.eval_every` steps and at the end.
     workdir: gets checkpoints/ and metrics.jsonl.
     settings: steps, batch_size, log_every, eval_every and optim of the config.
@@ -79,16 +79,18 @@ def fit(
   with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
     state = checkpoints.restore(state) or state
     metrics = MetricsFile(workdir / "metrics.jsonl", after=int(state.step))
-    state = _loop(step, state, batches, validate, checkpoints, metrics, settings, mesh, label)
+    source = batches(int(state.step))
+    try:
+      state = _loop(step, state, source, validate, checkpoints, metrics, settings, mesh, label)
+    finally:
+      if hasattr(source, "close"):
+        source.close()  # ends the processes that read ahead
   return step.module(state.best_params if keep == "best" else state.params)
 
 
-def _loop(
-  step, state, batches, validate, checkpoints, metrics, settings, mesh, label
-) -> TrainState:
+def _loop(step, state, source, validate, checkpoints, metrics, settings, mesh, label) -> TrainState:
   sharded = NamedSharding(mesh, PartitionSpec("data"))
   start = int(state.step)
-  source = batches(start)
   pending: list[dict[str, jax.Array]] = []
   bar = tqdm(total=settings.steps, initial=start, desc=label, unit="step", mininterval=1.0)
   with bar:
@@ -104,7 +106,10 @@ def _loop(
         checkpoints.save(k, state)
       if last:
         return state
-      batch = jax.device_put(next(source), sharded)
+      # Each process brings its own rows of the one global batch.
+      batch = jax.tree.map(
+        lambda rows: jax.make_array_from_process_local_data(sharded, rows), next(source)
+      )
       state, terms = step(state, batch)
       pending.append(terms)
       bar.update()

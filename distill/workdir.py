@@ -102,6 +102,8 @@ def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
     here = json.loads(configs.to_json(config))
     there = _read_json(workdir / CONFIG)
     for key, old, new in _differences(there, here):
+      if key in configs.FREE:
+        continue
       raise DistillError(
         f"{workdir} already holds another run: config.{key} is {old!r} there and {new!r} here;"
         " choose another --workdir, or delete that folder"

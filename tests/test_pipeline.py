@@ -5,10 +5,11 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
-from distill import config, stages
+from distill import config, fold_training, stages, workdir
 from distill.data import pipeline
 from distill.data.store import open_set
 from distill.errors import DistillError
@@ -58,6 +59,38 @@ def test_a_shard_resumes_at_any_batch():
 
 def test_workers_change_nothing():
   np.testing.assert_array_equal(_take(6, workers=1, start=2), _take(8)[2:])
+
+
+def test_training_reads_the_share_of_its_process(monkeypatch):
+  """Two processes together see every batch that one would, and no example twice."""
+  settings, source = config.base(), _Numbers(103)
+  whole = [next(fold_training.reading(settings, source, 12, k))["i"] for k in range(3, 9)]
+  shares = []
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  for process in (0, 1):
+    monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+    batches = fold_training.reading(settings, source, 12, 3)
+    shares.append([next(batches)["i"] for _ in whole])
+  for batch, one, other in zip(whole, *shares, strict=True):
+    assert len(one) == len(other) == 6
+    assert not set(one) & set(other)
+    assert sorted([*one, *other]) == sorted(batch)
+
+
+def test_the_number_of_reading_processes_is_no_part_of_a_run(tmp_path):
+  settings = config.load("", ["--config.data.readers=0"])
+  other = config.load("", ["--config.data.readers=2", "--config.data.workers=7"])
+  assert config.identity(settings) == config.identity(other)
+  assert config.identity(settings) != config.identity(config.load("", ["--config.seed=1"]))
+  with workdir.claimed(settings, tmp_path / "run"):
+    pass
+  with workdir.claimed(other, tmp_path / "run"):
+    pass
+  with (
+    pytest.raises(DistillError, match=r"config\.data\.hop_s is 60\.0 there and 30\.0 here"),
+    workdir.claimed(config.load("", ["--config.data.hop_s=30.0"]), tmp_path / "run"),
+  ):
+    pass
 
 
 def test_kept_windows_are_the_windows_and_stay_within_their_memory(smoke, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import grain
 import numpy as np
+from absl import flags
 
 from distill import signals
 from distill.data.splits import Split
@@ -279,6 +280,8 @@ def training_batches(
   batches = order[shard::shards].batch(batch_size // shards, drop_remainder=True)[start:]
   ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
   if workers:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's, which nobody here sets
     ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
   return iter(ahead)
 
