@@ -178,6 +178,11 @@ def test_units_that_gravity_contradicts(scale, unit, message):
     units.in_g(scale * pulses.acc_still(20.0), unit, "acc of p/r")
 
 
+def test_a_signal_without_any_sample_has_no_unit():
+  with pytest.raises(DistillError, match=r"a\.csv has no observed sample: all are NaN"):
+    units.in_g(np.full((9, 3), np.nan), "auto", "a.csv")
+
+
 def test_nothing_observed_has_no_gravity():
   assert np.isnan(units.gravity(np.full((5, 3), np.nan)))
   assert units.guess(np.full((5, 3), np.nan))[0] == ""

@@ -275,6 +275,8 @@ def test_references_beats_ecg_heart_rate_and_activities(tmp_path):
     ("v\n1\nx\n", {}, r"a\.csv, line 3, column 'v': expected a number, got 'x'"),
     ("v,w\n1,2\n3\n", {}, r"a\.csv, line 3: expected 2 fields, got 1; is the file cut off"),
     ("v,v\n1,2\n", {}, r"a\.csv has two columns 'v'"),
+    ("t;v\n1,5;2,5\n", {}, r"line 2, column 'v'.* got '2,5'; write decimals with a point"),
+    ("v\0\n\0", {}, r"a\.csv, line 1 holds zero bytes: is it UTF-16\? save it as UTF-8"),
     ("t,v\n0,1\n2024-01-01,2\n", {"time": "t"}, "line 3, column 't'.*dates need time_unit = 'iso'"),
     (
       "t,v\n2024-01-01,1\nx,2\n",

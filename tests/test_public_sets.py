@@ -313,6 +313,11 @@ def test_wearable_device_set(tmp_path):
   assert (second.participant, second.name, second.sex) == ("S11", "aerobic_a", "female")
   assert np.isnan([second.age, second.bmi]).all()
   assert [one.label for one in (*first.activities, *second.activities)] == ["stress", "aerobic"]
+  # As the archive has it: the protocols lie in a folder of their own beside the file.
+  (tmp_path / "Wearable_Dataset").mkdir()
+  (tmp_path / "STRESS").rename(tmp_path / "Wearable_Dataset" / "STRESS")
+  session = tmp_path / "Wearable_Dataset" / "STRESS" / "S02"
+  assert wearable_device.read(session).age == 22.0
   (tmp_path / "subject-info.csv").unlink()
   assert wearable_device.read(session).sex == ""
 

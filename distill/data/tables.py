@@ -228,6 +228,8 @@ def _line(path: pathlib.Path, number: int) -> str:
         raise DistillError(f"{path}, line {k} does not end: this is no table of text")
       if not line:
         break
+  if b"\0" in line:
+    raise DistillError(f"{path}, line {k} holds zero bytes: is it UTF-16? save it as UTF-8")
   return line.decode("utf-8-sig", errors="replace")
 
 
@@ -307,7 +309,9 @@ def _broken(path: pathlib.Path, message: str, there: Sequence[str]) -> str:
     name = there[int(column[1])]
     hint = "" if "double" in message else " (a date such as 2024-03-01T10:00:00)"
     date = re.match(r"\d{4}-\d\d-\d\d", value[1]) and "double" in message
+    comma = re.fullmatch(r"[-+]?\d*,\d+", value[1])
     mend = "; dates need time_unit = 'iso'" if date else ""
+    mend += "; write decimals with a point" if comma else ""
     return f"{path}{line}, column {name!r}: expected a number{hint}, got {value[1][:40]!r}{mend}"
   fields = re.search(r"Expected (\d+) columns, got (\d+)", message)
   if fields:

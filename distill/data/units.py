@@ -71,12 +71,14 @@ def in_g(acc: np.ndarray, unit: str, where: str) -> np.ndarray:
     [time, 3] float32.
 
   Raises:
-    DistillError: a unit that is not known, or gravity that contradicts it: at rest a sensor feels
-      1 g, so a median of 9.8 is no g.
+    DistillError: nothing observed, a unit that is not known, or gravity that contradicts it: at
+      rest a sensor feels 1 g, so a median of 9.8 is no g.
   """
   acc = np.asarray(acc, np.float32)
   observed = acc[np.isfinite(acc).all(-1)]
-  if len(observed) and np.all(observed == observed[0]):
+  if not len(observed):
+    raise DistillError(f"{where} has no observed sample: all are NaN")
+  if np.all(observed == observed[0]):
     raise DistillError(f"{where} is constant ({observed[0, 0]:g}): a sensor that was off")
   felt, (likely, likely_per_g) = gravity(acc), guess(acc)
   if unit == "auto":

@@ -2,7 +2,8 @@
 
 Layout: Dataset/Meta.csv and Dataset/P<nn>/ with Event.csv, GalaxyWatch/PPG.csv (25 Hz, ms, raw
 counts upside down, status 0 where good), E4/ACC.csv (32 Hz, microseconds, 1/64 g) and
-PolarH10/IBI.csv (milliseconds of the phone, 9 hours ahead of UTC). PPG and acceleration come from
+PolarH10/IBI.csv (milliseconds of the phone, 9 hours ahead of UTC). The beats are those that the
+strap's own R peaks give; its raw ECG is not read. PPG and acceleration come from
 two devices on two wrists and two clocks: no pairs for distillation or retrieval by default.
 """
 

@@ -38,7 +38,8 @@ class IeeeSpc2015(PairedBuilder):
   CITATION = (
     "Z. Zhang, Z. Pi, B. Liu, TROIKA: A General Framework for Heart Rate Monitoring Using"
     " Wrist-Type Photoplethysmographic Signals During Intensive Physical Exercise,"
-    " IEEE Trans. Biomed. Eng. 62(2):522-531, 2015, doi 10.1109/TBME.2014.2359372"
+    " IEEE Trans. Biomed. Eng. 62(2):522-531, 2015, doi 10.1109/TBME.2014.2359372; of the test set:"
+    " Z. Zhang, IEEE Trans. Biomed. Eng. 62(8):1902-1910, 2015"
   )
 
   def sources(self) -> Sequence[Source]:
