@@ -381,25 +381,35 @@ def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
 def _probe(options: argparse.Namespace, _: list[str]) -> None:
   from distill import embeddings, evaluate, report
 
+  target = options.target
   if options.workdir:
     sets = report.load(options.workdir)["sets"]
-    found = {name: one for name, one in sets.items() if options.target in one["probes"]}
+    found = {name: one for name, one in sets.items() if _probed(one, target)}
     if not found:
-      known = {target for one in sets.values() for target in one["probes"]}
-      hint = nearest(options.target, known)
-      raise DistillError(f"{options.workdir} holds no probe of {options.target!r}{hint}")
+      known = {name for one in sets.values() for part in _PROBES for name in one.get(part, {})}
+      hint = nearest(target, known)
+      raise DistillError(f"{options.workdir} holds no probe of {target!r}{hint}")
   elif options.embeddings:
     table = embeddings.load(options.embeddings)
     name = pathlib.Path(options.embeddings).stem
-    found = {name: report.plain(evaluate.probe_table(table, options.target))}
+    found = {name: report.plain(evaluate.probe_table(table, target))}
   else:
     raise DistillError("probe needs a work folder, or --embeddings")
   if options.json:
-    rows = {name: one["probes"][options.target] for name, one in found.items()}
+    rows = {name: one[_probed(one, target)][target] for name, one in found.items()}
     _say(report.to_json(rows).rstrip())
     return
   for name, one in found.items():
-    _say(f"{name}\n{report.probe_text(one, options.target)}")
+    text = report.probe_text if _probed(one, target) == "probes" else report.trait_text
+    _say(f"{name}\n{text(one, target)}")
+
+
+_PROBES = ("probes", "classes", "traits")
+
+
+def _probed(one: dict[str, Any], target: str) -> str:
+  """The part of a set's results that holds a target; "" if none does."""
+  return next((part for part in _PROBES if target in one.get(part, {})), "")
 
 
 def _report(options: argparse.Namespace, _: list[str]) -> None:

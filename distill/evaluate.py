@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from distill import baselines, probes, retrieval, similarity, statistics
+from distill import agreement, baselines, probes, retrieval, similarity, statistics, traits
 from distill.data import splits
 from distill.embeddings import VALID, EmbeddingTable
 from distill.errors import DistillError
@@ -72,6 +72,10 @@ class Settings(retrieval.Settings):
 
   Attributes:
     targets: label columns to probe.
+    also: further label columns of numbers to probe where a set has them.
+    classes: columns of class names of windows to probe where a set has them.
+    traits: columns of numbers or names to probe person by person, likewise.
+    groups: columns by whose values the errors of the targets are shown, likewise.
     alphas: ridge penalties to choose from on validation people.
     shares: shares of the training people, below 1, with whose labels alone probes are fitted too.
     reads_ppg: models that see the PPG; labels made of that PPG are circular for them.
@@ -79,6 +83,10 @@ class Settings(retrieval.Settings):
   """
 
   targets: tuple[str, ...] = TARGETS
+  also: tuple[str, ...] = ("pnn50",)
+  classes: tuple[str, ...] = ("activity", "stress", "mood", "arrhythmia")
+  traits: tuple[str, ...] = ("age", "sex", "bmi")
+  groups: tuple[str, ...] = ("age", "sex", "skin_tone", "label_origin")
   alphas: tuple[float, ...] = probes.ALPHAS
   shares: tuple[float, ...] = ()
   reads_ppg: tuple[str, ...] = ("teacher", "ppg_signal_processing")
@@ -94,12 +102,14 @@ class _Scored:
     columns: the index columns of the windows.
     predicted: model -> [n].
     notes: model -> further fields of its row.
+    widths: model -> [n] half-widths of its conformal intervals; of models with validation people.
   """
 
   true: np.ndarray
   columns: Mapping[str, np.ndarray]
   predicted: Mapping[str, np.ndarray]
   notes: Mapping[str, Mapping[str, Any]]
+  widths: Mapping[str, np.ndarray]
 
   def where(self, rows: np.ndarray) -> "_Scored":
     """The windows picked by a mask or by indices."""
@@ -108,6 +118,7 @@ class _Scored:
       {name: column[rows] for name, column in self.columns.items()},
       {model: values[rows] for model, values in self.predicted.items()},
       self.notes,
+      {model: values[rows] for model, values in self.widths.items()},
     )
 
 
@@ -201,14 +212,15 @@ def probe_table(
 
   Returns:
     {"probes": {target: {model: scores}}, "differences": {}}; the table's own row is "embedding".
+    Of a column of names, or one of `settings.traits`, {"classes": ...} or {"traits": ...} instead.
 
   Raises:
     DistillError: no such column, too few participants, or no labels.
   """
-  settings = dataclasses.replace(settings or Settings(), targets=(target,))
-  true = table[target]
-  if not np.issubdtype(true.dtype, np.number):
-    raise DistillError(f"column {target!r} holds {true.dtype}, not numbers; ridge needs numbers")
+  settings = dataclasses.replace(
+    settings or Settings(), targets=(target,), also=(), classes=(), groups=()
+  )
+  names = not np.issubdtype(table[target].dtype, np.number)
   columns, n = dict(table.columns), len(table)
   participant = table["participant"]
   columns.setdefault("recording", np.full(n, ""))
@@ -222,6 +234,14 @@ def probe_table(
     FoldTables({"embedding": dataclasses.replace(table, columns={**columns, "split": part})})
     for part in parts
   ]
+  if names or target in settings.traits:
+    for fold in tables:
+      _check("embeddings", fold)
+    folds_of = [_embedded("embeddings", fold).embeddings for fold in tables]
+    if target in settings.traits:
+      return {"traits": {target: traits.people(folds_of, target)}}
+    return {"classes": {target: traits.classes(folds_of, target, seed=settings.seed)}}
+  settings = dataclasses.replace(settings, traits=())
   judged = _evaluate_set("embeddings", tables, settings)
   if target in judged["skipped"]:
     raise DistillError(f"no probe of {target!r}: {judged['skipped'][target]}")
@@ -249,7 +269,8 @@ def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) ->
   }
   of_people: dict[str, _Scored] = {}
   folds = [_at_share(fold, 1.0) for fold in folds]
-  for target in settings.targets:
+  judged["probes_by_group"] = {}
+  for target in (*settings.targets, *settings.also):
     scored = _pooled(folds, target, settings)
     if scored is None:
       judged["skipped"][target] = "no fold has labelled training, validation and test windows"
@@ -260,6 +281,12 @@ def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) ->
     judged["scatter"][target] = _scatter(scored, settings)
     for level, some in _levels(scored, settings).items():
       judged["probes_by_motion"].setdefault(level, {})[target] = _scores(some, target, settings)
+    for group, values in _groups(scored, target, settings).items():
+      for value, some in values.items():
+        place = judged["probes_by_group"].setdefault(group, {}).setdefault(value, {})
+        place[target] = _scores(some, target, settings)
+  judged["classes"] = _traits(folds, settings.classes, judged["skipped"], settings, windows=True)
+  judged["traits"] = _traits(folds, settings.traits, judged["skipped"], settings, windows=False)
   judged["people"] = _people(folds, of_people)
   if pairs := _pairs(folds):
     told = retrieval.participant_top1(pairs, settings, window_s=folds[0].window_s)
@@ -474,6 +501,7 @@ def _predict(fold: FoldTables, target: str, settings: Settings) -> _Scored | Non
   test = {name: column[rows["test"]] for name, column in columns.items()}
   true = np.asarray(test[target], np.float64)
   predicted, notes = _references(columns, rows, target)
+  held, widths = rows["validation"], {}
   direct = {model: values for (model, name), values in fold.predictions.items() if name == target}
   for model in sorted({*fold.embeddings, *direct}):
     heads = {}
@@ -483,7 +511,10 @@ def _predict(fold: FoldTables, target: str, settings: Settings) -> _Scored | Non
       heads["own_head"] = _own_head(direct[model], columns[target], rows)
     head = _better_on_validation(heads, columns, rows["validation"], target)
     predicted[model], notes[model] = heads[head].test, {"head": head, **heads[head].notes}
-  return _Scored(true, test, predicted, notes)
+    error = np.abs(heads[head].validation - columns[target][held])
+    width = agreement.conformal_width(error, columns["participant"][held])
+    widths[model] = np.full(len(true), width)
+  return _Scored(true, test, predicted, notes, widths)
 
 
 def _references(columns, rows, target: str) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
@@ -537,6 +568,7 @@ def _pool(parts: Sequence[_Scored]) -> _Scored:
     _joined([part.columns for part in parts]),
     {model: np.concatenate([part.predicted[model] for part in parts]) for model in models},
     notes,
+    {m: np.concatenate([p.widths[m] for p in parts]) for m in models if m in parts[0].widths},
   )
 
 
@@ -560,6 +592,9 @@ def _scores(scored: _Scored, target: str, settings: Settings) -> dict[str, Any]:
       label_origin=origin,
       label_error_sd=_label_error_sd(scored.columns, target),
     )
+    if model in scored.widths:
+      error, people = np.abs(predicted - scored.true), scored.columns["participant"]
+      row["conformal"] = agreement.coverage(error, scored.widths[model], people)
     circular = "ppg" in origin.split("+") and model in settings.reads_ppg
     if model == MEAN:
       row["r"] = np.nan  # folds have different means: a correlation over folds would be an artefact
@@ -623,6 +658,57 @@ def _levels(scored: _Scored, settings: Settings) -> dict[str, _Scored]:
   level = retrieval.motion_level(scored.columns["motion_g"], settings)
   names = [name for name in retrieval.MOTION_LEVELS if np.any(level == name)]
   return {name: scored.where(level == name) for name in names}
+
+
+AGE_EDGES = (30.0, 50.0, 65.0)  # years; ours
+
+
+def _groups(scored: _Scored, target: str, settings: Settings) -> dict[str, dict[str, _Scored]]:
+  """Group -> value -> its windows; of groups with at least two values."""
+  found: dict[str, dict[str, _Scored]] = {}
+  for group in settings.groups:
+    name = group if group != "label_origin" else probes.ORIGIN.get(target, probes.HRV_ORIGIN)
+    if name not in scored.columns:
+      continue
+    column = scored.columns[name]
+    value = age_group(column) if group == "age" else np.asarray(column).astype(str)
+    values = [one for one in np.unique(value).tolist() if one]
+    if len(values) > 1:
+      found[group] = {one: scored.where(value == one) for one in values}
+  return found
+
+
+def age_group(age: np.ndarray) -> np.ndarray:
+  """[n] names of the age groups, which sort by age; "" where unknown."""
+  lower, upper = ["0", *(f"{edge:g}" for edge in AGE_EDGES)], [f"{e - 1:g}" for e in AGE_EDGES]
+  names = np.array([f"{a}-{b}" for a, b in zip(lower, upper)] + [f"{lower[-1]}+"])
+  age = np.asarray(age, np.float64)
+  return np.where(np.isfinite(age), names[np.digitize(np.nan_to_num(age), AGE_EDGES)], "")
+
+
+def _traits(
+  folds: Sequence[FoldTables],
+  targets: Sequence[str],
+  skipped: dict[str, str],
+  settings: Settings,
+  *,
+  windows: bool,
+) -> dict[str, Any]:
+  """Target -> model -> scores, of classes of windows or of people; why not is told in `skipped`."""
+  found = {}
+  for target in targets:
+    if not all(target in fold.columns for fold in folds):
+      continue
+    try:
+      tables = [fold.embeddings for fold in folds]
+      found[target] = (
+        traits.classes(tables, target, seed=settings.seed)
+        if windows
+        else traits.people(tables, target)
+      )
+    except DistillError as error:
+      skipped[target] = str(error)
+  return found
 
 
 def _scatter(scored: _Scored, settings: Settings) -> dict[str, Any]:

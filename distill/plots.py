@@ -38,7 +38,9 @@ TARGET_LABELS = {
   "hr_bpm": ("heart rate", "bpm"),
   "sdnn_ms": ("SDNN", "ms"),
   "rmssd_ms": ("RMSSD", "ms"),
-  "pnn50": ("pNN50", "share"),
+  "pnn50": ("pNN50", "%"),
+  "age": ("age", "years"),
+  "bmi": ("BMI", "kg/m²"),
 }
 CONTROL_LABELS = {
   "same_participant": "same participant",
@@ -363,12 +365,14 @@ def _agreement(
   left.set(xlim=(span[0] - margin, span[1] + margin), ylim=(span[0] - margin, span[1] + margin))
   left.set_title(f"Predicted against true: r {_number(row['r'], 2)}, R² {_number(row['r2'], 2)}")
   right.scatter((true + predicted) / 2, predicted - true, **look)
-  bias, sd = row["bias"], row["sd_error"]
+  found = row["agreement"]
   for value, name, dashes in (
-    (bias, "bias", "-"),
-    (bias + 1.96 * sd, "bias + 1.96 SD", "--"),
-    (bias - 1.96 * sd, "bias - 1.96 SD", "--"),
+    (found["bias"]["value"], "bias", "-"),
+    (found["upper"], "bias + 1.96 SD", "--"),
+    (found["lower"], "bias - 1.96 SD", "--"),
   ):
+    if value is None:  # one participant says nothing of people
+      continue
     right.axhline(value, color=_INK, linestyle=dashes, linewidth=1)
     right.annotate(
       f"{name}: {value:+.1f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 5),
@@ -376,7 +380,7 @@ def _agreement(
     )  # fmt: skip
   right.set_xlabel(f"mean of true and predicted {label}, {unit}")
   right.set_ylabel(f"predicted - true, {unit}")
-  right.set_title("Bland-Altman")
+  right.set_title("Bland-Altman, SD between and within people")
   for axes in (left, right):
     axes.grid()
   title = f"{capital(label)} of the student: predicted against true, and Bland-Altman"
@@ -384,8 +388,9 @@ def _agreement(
   _headed(figure, f"{capital(label)} of the distilled student, {mark}: {people}")
   alt = (
     f"Two scatter plots of the student's {label} on {mark}: predicted against true (r"
-    f" {_number(row['r'], 2)}) and Bland-Altman (bias {bias:.1f} {unit}, limits of agreement"
-    f" {bias - 1.96 * sd:.1f} to {bias + 1.96 * sd:.1f} {unit}), {len(true)} windows."
+    f" {_number(row['r'], 2)}) and Bland-Altman (bias"
+    f" {_number(found['bias']['value'], 1)} {unit}, limits of agreement"
+    f" {_number(found['lower'], 1)} to {_number(found['upper'], 1)} {unit}), {len(true)} windows."
   )
   return _finished(figure, f"{set_name}_{target}_agreement", set_name, title, alt)
 

@@ -9,16 +9,21 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, special, stats
 
-from distill import statistics
+from distill import agreement, statistics
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 
 ALPHAS = tuple(float(alpha) for alpha in 10.0 ** np.arange(-2, 6.5, 0.5))
 # Of logistic probes: inverse strengths of the penalty, as scikit-learn's C.
 STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-4.0, 2.5, 1.0))
+# Training rows above which the products are made on the device, in chunks whose float32 sums stay
+# exact to about 1e-7.
+LARGE, _CHUNK = 200_000, 8192
 # Column that says where the labels of a target come from.
 ORIGIN = {"hr_bpm": "hr_origin"}
 HRV_ORIGIN = "hrv_origin"
@@ -82,13 +87,29 @@ def ridge_path(x: np.ndarray, y: np.ndarray, alphas: Sequence[float]) -> list[Ri
   if min(alphas) <= 0:
     raise DistillError(f"every alpha must be positive, got {min(alphas)}")
   (mean, scale), intercept = _scale(x), float(y.mean())
-  centred = (x - mean) / scale
-  values, vectors = np.linalg.eigh(centred.T @ centred)
-  target = vectors.T @ (centred.T @ (y - intercept))
+  gram, moment = _normal_equations(x, y - intercept, mean, scale)
+  values, vectors = np.linalg.eigh(gram)
+  target = vectors.T @ moment
   return [
     Ridge(mean, scale, vectors @ (target / (np.maximum(values, 0) + alpha)), intercept, alpha)
     for alpha in alphas
   ]
+
+
+def _normal_equations(
+  x: np.ndarray, y: np.ndarray, mean: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """(Z^T Z, Z^T y) in float64, with Z = (x - mean) / scale; of large sets on the device."""
+  if len(x) <= LARGE:
+    centred = (x - mean) / scale
+    return centred.T @ centred, centred.T @ y
+  both = np.zeros((x.shape[1], x.shape[1] + 1))
+  for start in range(0, len(x), _CHUNK):
+    rows = slice(start, start + _CHUNK)
+    centred = ((x[rows] - mean) / scale).astype(np.float32)
+    beside = np.concatenate([centred, y[rows, None].astype(np.float32)], axis=1)
+    both += np.asarray(jnp.matmul(centred.T, beside, precision=jax.lax.Precision.HIGHEST))
+  return both[:, :-1], both[:, -1]
 
 
 def _scale(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,9 +245,10 @@ def score(
   Returns:
     mae {value, lo, hi}: mean over participants of their MAE with its t interval; mae_pooled over
     windows; r, r2 over windows; r_within: r after each participant's own means are removed; bias,
-    sd_error; sd_predicted, sd_true; n_windows, n_participants, label_origin; half_rate, double_rate
-    (shares, heart rate only); label_error_sd; measurable (None where the labels' error is not
-    known). What cannot be computed, such as r of a constant, is NaN.
+    sd_error over windows; agreement (`agreement.limits`); sd_predicted, sd_true; n_windows,
+    n_participants, label_origin; half_rate, double_rate (shares, heart rate only); label_error_sd;
+    measurable (None where the labels' error is not known). What cannot be computed, such as r of a
+    constant, is NaN.
 
   Raises:
     DistillError: nothing to score, lengths that differ, or NaN.
@@ -248,6 +270,7 @@ def score(
     "r2": _r2(true, error),
     "bias": float(error.mean()),
     "sd_error": float(error.std()),
+    "agreement": agreement.limits(true, predicted, participant),
     "sd_predicted": float(predicted.std()),
     "sd_true": float(true.std()),
     "n_windows": len(true),

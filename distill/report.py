@@ -23,7 +23,7 @@ from distill.errors import DistillError
 from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
 from distill.retrieval import ACC_TO_PPG
 
-SCHEMA_VERSION = "1.5"
+SCHEMA_VERSION = "1.6"
 RETENTION = "retention.json"
 SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
 
@@ -249,6 +249,12 @@ def _set_tables(one: Mapping[str, Any], *, brief: bool = False) -> Iterator[Tabl
     yield _probe_table(one, target, rows)
   if one["probes_by_motion"] and not brief:
     yield _motion_table(one)
+  if not brief:
+    for group in one.get("probes_by_group", {}):
+      yield _group_table(one, group)
+    for part in ("classes", "traits"):
+      for target, rows in one.get(part, {}).items():
+        yield _trait_table(target, rows, part)
   if one.get("by_share"):
     yield _share_table(one)
   if one.get("effective_rank") and not brief:
@@ -336,6 +342,7 @@ def _probe_table(one: Mapping[str, Any], target: str, rows: Mapping[str, Any]) -
   header = (
     "model", f"MAE {unit}", "95 %", f"pooled MAE {unit}", "r", "r within person", "R2",
     f"SD of predictions {unit}", *(("half / double rate %",) if octave else ()),
+    f"bias {unit}", "limits of agreement", f"90 % interval +- {unit}", "covers %", "95 %",
     f"student - model {unit}", "95 %",
   )  # fmt: skip
   cells = []
@@ -353,6 +360,9 @@ def _probe_table(one: Mapping[str, Any], target: str, rows: Mapping[str, Any]) -
         _number(row["r2"], 2),
         _number(row["sd_predicted"], 1),
         *((f"{_percent(row['half_rate'])} / {_percent(row['double_rate'])}",) if octave else ()),
+        _number(row["agreement"]["bias"]["value"], 2, sign=True),
+        _range(row["agreement"]["lower"], row["agreement"]["upper"]),
+        *_conformal_cells(row.get("conformal")),
         _number(difference["mae"]["value"], 2, sign=True) if difference else "",
         _range(difference["mae"]["lo"], difference["mae"]["hi"]) if difference else "",
       )
@@ -369,12 +379,93 @@ def _probe_table(one: Mapping[str, Any], target: str, rows: Mapping[str, Any]) -
   note = (
     f"SD of the labels {_number(any_row['sd_true'], 1)} {unit}{known}. MAE is the mean over"
     " participants of their MAE with a 95 % t interval; differences are paired by participant,"
-    " negative means that the student is better."
+    " negative means that the student is better. Limits of agreement: bias +- 1.96 SD, between and"
+    " within people. The 90 % interval is calibrated on validation people (split conformal, nine at"
+    " least); covers: mean over participants of the share of their windows inside."
   )
   if any(row["circular"] for row in rows.values()):
     note += " Circular: the labels were made of the same PPG that this model sees."
   last = len(header) - 1
   return Table(title, header, cells, note, brief=(0, 1, 2, 4, 6, last - 1, last))
+
+
+def _conformal_cells(row: Mapping[str, Any] | None) -> tuple[str, str, str]:
+  if row is None:
+    return "", "", ""
+  found = row["coverage"]
+  covered = _range(found["lo"], found["hi"], scale=100)
+  return _number(row["width"], 1), _percent(found["value"]), covered
+
+
+GROUP_LABELS = {"age": "age group", "sex": "sex", "skin_tone": "skin tone"}
+GROUP_LABELS |= {"label_origin": "origin of the labels"}
+
+
+def _group_table(one: Mapping[str, Any], group: str) -> Table:
+  """MAE of every model and target by the values of a column."""
+  values = one["probes_by_group"][group]
+  columns = [(v, t) for t in one["probes"] for v in values if t in values[v]]
+  people = [next(iter(values[v][t].values()))["n_participants"] for v, t in columns]
+  header = ("model",) + tuple(
+    f"{target_label(t)[0]}, {v} (n {n}), {target_label(t)[1]}" for (v, t), n in zip(columns, people)
+  )
+  rows = []
+  for model in ordered({model: None for table in one["probes"].values() for model in table}):
+    found = [values[v][t].get(model) for v, t in columns]
+    cells = (_number(row["mae"]["value"], 2) if row else "" for row in found)
+    rows.append((model_label(model), *cells))
+  note = "The same probes, fitted to everybody; n counts participants."
+  return Table(f"MAE by {GROUP_LABELS.get(group, group)}", header, rows, note)
+
+
+def trait_text(one: Mapping[str, Any], target: str) -> str:
+  """The table of a class of windows or of a trait of people as fixed-width text."""
+  part = "classes" if target in one.get("classes", {}) else "traits"
+  return _fixed_width(_trait_table(target, one[part][target], part))
+
+
+def _trait_table(target: str, rows: Mapping[str, Any], part: str) -> Table:
+  """Classes of windows, or traits of people; numbers have MAE, names AUC, F1 and accuracy."""
+  first = next(iter(rows.values()))
+  unit = target_label(target)[1]
+  header: tuple[str, ...]
+  cells: list[tuple[str, ...]]
+  if "mae" in first:
+    header = ("model", f"MAE {unit}", "95 %", "r", "R2")
+    cells = [
+      (
+        model_label(model),
+        _number(rows[model]["mae"]["value"], 2),
+        _range(rows[model]["mae"]["lo"], rows[model]["mae"]["hi"]),
+        _number(rows[model]["r"], 2),
+        _number(rows[model]["r2"], 2),
+      )
+      for model in ordered(rows)
+    ]
+  else:
+    header = ("model", "AUC", "95 %", "F1", "accuracy %", "95 %")
+    cells = [
+      (
+        model_label(model),
+        _number(rows[model]["auc"]["value"], 3),
+        _range(rows[model]["auc"]["lo"], rows[model]["auc"]["hi"]),
+        _number(rows[model]["f1_pooled"], 3),
+        _percent(rows[model]["accuracy"]["value"]),
+        _range(rows[model]["accuracy"]["lo"], rows[model]["accuracy"]["hi"], scale=100),
+      )
+      for model in ordered(rows)
+    ]
+  people = first["n_participants"]
+  title = f"{plots.capital(target_label(target)[0])}: "
+  if part == "classes":
+    title += f"{first['n_windows']} windows of {people} participants"
+    note = "Logistic probes; AUC and accuracy are means over participants, F1 is over all windows."
+  else:
+    title += f"{people} participants, one mean embedding each"
+    if not first["claim"]:
+      title += "; NO CLAIM below 50"
+    note = "One row a person; the mean row knows the training people's labels alone."
+  return Table(title, header, cells, note, brief=tuple(range(len(header))))
 
 
 def _motion_table(one: Mapping[str, Any]) -> Table:

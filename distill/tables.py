@@ -34,7 +34,7 @@ TABLE = "table.json"
 COLUMNS = (
   *("participant", "recording", "t0_s", "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50", "activity"),
   *ERRORS.values(),
-  *("age", "sex", "motion_g", "complete", "ppg_usable", "hr_origin", "hrv_origin"),
+  *("age", "sex", "bmi", "motion_g", "complete", "ppg_usable", "hr_origin", "hrv_origin"),
 )
 
 CADENCE = "cadence_hz"  # of every window of acceleration, steps or not
@@ -111,6 +111,8 @@ def write(
       split == "train", labelled_share(columns["participant"], people.train, config), np.nan
     )
     columns[CADENCE] = cadence_hz
+    if prepared.simulated:
+      columns["arrhythmia"] = _arrhythmia(prepared, order)
     _write(folder, found, projections, predictions, columns | {"split": split}, pair)
     fields = {
       "window_s": prepared.specs[ACC].window_s,
@@ -219,6 +221,13 @@ def _embed_acc(
 
   found = _in_stretches(prepared, rows, label, embed)
   return found, found.pop(CADENCE)
+
+
+def _arrhythmia(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
+  """Whether a window has an ectopic beat: "ectopic" or "regular"; "" where beats are unknown."""
+  known = prepared.beats(rows)
+  names = ("regular", "ectopic")
+  return np.array(["" if one is None else names[int(not one.normal.all())] for one in known])
 
 
 def _own_heads(

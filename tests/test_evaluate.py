@@ -216,6 +216,45 @@ def test_evaluation_repeats_itself(folds, judged):
   np.testing.assert_equal(again, judged)
 
 
+def test_groups_traits_classes_and_intervals_stand_beside_the_probes(folds):
+  people = np.repeat(np.arange(15), 24)
+  told = [
+    with_columns(
+      dataclasses.replace(fold, projections={}),
+      age=np.where(people == 3, np.nan, 25.0 + 3 * people),
+      sex=np.where(people % 2, "female", "male"),
+      activity=np.where(fold.columns["motion_g"] > 0.05, "walking", "sitting"),
+      hr_origin=np.where(people < 5, "ppg", "ecg"),
+      pnn50=fold.columns["hr_bpm"] / 3,
+      bmi=np.full(360, np.nan),
+    )
+    for fold in folds
+  ]
+  judged = evaluate.evaluate({"s": told}, Settings(targets=("hr_bpm",)))["s"]
+  groups = judged["probes_by_group"]
+  assert {name: list(values) for name, values in groups.items()} == {
+    "age": ["0-29", "30-49", "50-64", "65+"],
+    "sex": ["female", "male"],
+    "label_origin": ["ecg", "ppg"],
+  }
+  rows = [groups["sex"][sex]["hr_bpm"]["student"] for sex in ("female", "male")]
+  whole = judged["probes"]["hr_bpm"]["student"]
+  assert [row["n_participants"] for row in rows] == [7, 8]
+  weighted = sum(row["mae"]["value"] * row["n_participants"] for row in rows) / 15
+  assert weighted == pytest.approx(whole["mae"]["value"])
+  assert groups["label_origin"]["ppg"]["hr_bpm"]["teacher"]["circular"]
+  assert judged["probes"]["pnn50"]["student"]["mae"]["value"] == pytest.approx(
+    whole["mae"]["value"] / 3, rel=0.02
+  )
+  assert set(judged["traits"]) == {"age", "sex"}
+  assert "nobody has a label" in judged["skipped"]["bmi"]
+  assert judged["classes"]["activity"]["motion_features"]["auc"]["value"] > 0.8
+  # Five validation people are too few for an interval that holds nine tenths.
+  assert np.isnan(whole["conformal"]["width"])
+  assert "conformal" not in judged["probes"]["hr_bpm"]["mean"]
+  assert whole["agreement"]["lower"] < whole["bias"] < whole["agreement"]["upper"]
+
+
 def _leak(fold):
   split = fold.columns["split"].copy()
   split[np.flatnonzero(split == "train")[0]] = "test"

@@ -34,6 +34,16 @@ def test_ridge_equals_scikit_learn(parts, alpha, rows):
   np.testing.assert_allclose(ours, reference.fit(x, y).predict(parts[2].embedding), rtol=1e-5)
 
 
+def test_ridge_of_a_large_set_on_the_device_equals_scikit_learn(parts, monkeypatch):
+  monkeypatch.setattr(probes, "LARGE", 100)
+  monkeypatch.setattr(probes, "_CHUNK", 50)
+  x, y = parts[0].embedding, parts[0]["hr_bpm"]
+  ours = probes.ridge_path(x, y, [0.5])[0].predict(parts[2].embedding)
+  reference = pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.Ridge(alpha=0.5))
+  expected = reference.fit(x.astype(np.float64), y).predict(parts[2].embedding)
+  np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
 def test_alpha_is_the_best_one_on_validation_people(parts):
   train, validation, _ = parts
   alphas = [0.1, 30.0, 1e4, 1e6]

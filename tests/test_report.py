@@ -1,6 +1,7 @@
 """report.json keeps its contract; the page, the figures and the tables say what it holds."""
 
 import base64
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ import pytest
 
 from distill import evaluate, plots, report
 from distill.errors import DistillError
-from tests.fold_tables import fold_tables
+from tests.fold_tables import fold_tables, with_columns
 
 FACTS = {
   "timing": {"prepare": 31.25, "train": 170.0},
@@ -110,6 +111,28 @@ def test_one_fold_with_one_person_to_test_on_still_makes_a_report(schema, tmp_pa
   assert row["n_participants"] == 1
   assert report.write(tmp_path, made).is_file()
   assert "nan" not in report.table(made).lower()
+
+
+def test_groups_classes_and_traits_have_tables_and_keep_the_schema(schema):
+  fold = dataclasses.replace(fold_tables(0, simulated=True), projections={})
+  people = np.repeat(np.arange(15), 24)
+  told = with_columns(
+    fold,
+    age=25.0 + 3 * people,
+    sex=np.where(people % 2, "female", "male"),
+    activity=np.where(fold.columns["motion_g"] > 0.05, "walking", "sitting"),
+  )
+  settings = evaluate.Settings(targets=("hr_bpm",))
+  made = report.build(evaluate.evaluate({"s": [told]}, settings), **FACTS)
+  schema.validate(made)
+  text = report.markdown(made)
+  for title in ("MAE by age group", "MAE by sex", "Activity: 120 windows of 5 participants"):
+    assert f"### {title}" in text
+  assert "### Sex: 5 participants, one mean embedding each; NO CLAIM below 50" in text
+  assert "limits of agreement" in text
+  one = made["sets"]["s"]
+  assert "AUC" in report.trait_text(one, "activity")
+  assert "MAE years" in report.trait_text(one, "age")
 
 
 def test_every_figure_is_there_as_svg_and_png_with_alt_text(run):

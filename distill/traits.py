@@ -1,0 +1,184 @@
+"""Probes beside the continuous targets: classes of windows, and traits of people.
+
+Classes (activity, stress, arrhythmia, as a set has them) are probed window by window. Traits (age,
+sex, BMI) are one label a person, so a person is one row, the mean of their embeddings, and few
+people allow no claim.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from distill import probes, statistics
+from distill.embeddings import EmbeddingTable
+from distill.errors import DistillError
+
+PARTS = ("train", "validation", "test")
+MEAN = "mean"
+CLAIM_PEOPLE = 50  # below, a table of traits says that it claims nothing
+CLASS_WINDOWS = 3000  # of training windows that a class probe is fitted to; drawn with the seed
+STRENGTHS = (1e-3, 1e-2, 1e-1)  # of class probes over windows
+
+Models = Mapping[str, EmbeddingTable]
+
+
+def classes(folds: Sequence[Models], target: str, *, seed: int = 0) -> dict[str, Any]:
+  """Scores of logistic probes of one column of class names, pooled over held-out folds.
+
+  Args:
+    folds: model -> embeddings of each fold, with `split`, participant and `target`.
+    target: column of names, "" where a window has none.
+    seed: of the draw of training windows.
+
+  Returns:
+    model -> `probes.score_classes`; of models that every fold has.
+
+  Raises:
+    DistillError: no fold has two classes among its training people, or labels in every part.
+  """
+  found = {}
+  for model in _shared(folds):
+    told = _pooled([fold[model] for fold in folds], target, STRENGTHS, seed)
+    found[model] = _scored(told, one_row_each=False)
+  return found
+
+
+def people(folds: Sequence[Models], target: str) -> dict[str, Any]:
+  """Scores of probes of one trait, each person one row, pooled over held-out folds.
+
+  Args:
+    folds: model -> embeddings of each fold, with `split`, participant and `target`.
+    target: column of numbers (ridge) or names (logistic), one value a person.
+
+  Returns:
+    model -> `probes.score` or `probes.score_classes`, with `claim`: False below CLAIM_PEOPLE held
+    out; the AUC is over people, with its interval (`auc_interval`). The row "mean" knows the
+    labels of the training people alone.
+
+  Raises:
+    DistillError: too few people with a label in every part of every fold.
+  """
+  persons = [{model: _persons(table, target) for model, table in fold.items()} for fold in folds]
+  first = next(iter(persons[0].values()))
+  names = first[target].dtype.kind not in "fiub"
+  found = {}
+  for model in [*_shared(persons), MEAN]:
+    if model == MEAN:
+      tables = [_blank(next(iter(fold.values()))) for fold in persons]
+    else:
+      tables = [fold[model] for fold in persons]
+    if names:
+      row = _scored(_pooled(tables, target, probes.STRENGTHS, 0), one_row_each=True)
+    else:
+      row = _numbers(tables, target)
+    found[model] = row | {"claim": row["n_participants"] >= CLAIM_PEOPLE}
+  return found
+
+
+def _shared(folds: Sequence[Models]) -> list[str]:
+  return [model for model in folds[0] if all(model in fold for fold in folds)]
+
+
+def _persons(table: EmbeddingTable, target: str) -> EmbeddingTable:
+  """One row for each person with a label: the mean of their embeddings."""
+  label = table[target]
+  known = table.where(np.isfinite(label) if label.dtype.kind in "fiub" else label != "")
+  if not len(known):
+    raise DistillError(f"nobody has a label {target!r}")
+  names, first, code = np.unique(known["participant"], return_index=True, return_inverse=True)
+  total = np.zeros((len(names), known.embedding.shape[1]))
+  np.add.at(total, code, known.embedding)
+  columns = {name: known[name][first] for name in ("split", "participant", target)}
+  mean = total / np.bincount(code)[:, None]
+  return EmbeddingTable(mean.astype(np.float32), columns)
+
+
+def _blank(table: EmbeddingTable) -> EmbeddingTable:
+  return EmbeddingTable(np.zeros((len(table), 1), np.float32), table.columns)
+
+
+def _parts(table: EmbeddingTable) -> tuple[EmbeddingTable, EmbeddingTable, EmbeddingTable]:
+  train, validation, test = (table.where(table["split"] == part) for part in PARTS)
+  return train, validation, test
+
+
+def _numbers(tables: Sequence[EmbeddingTable], target: str) -> dict[str, Any]:
+  true, predicted, who = [], [], []
+  for table in tables:
+    train, validation, test = _parts(table)
+    if not len(test):
+      raise DistillError(f"nobody held out has a label {target!r}")
+    model = probes.fit(train, validation, target)
+    true.append(test[target])
+    predicted.append(model.predict(test.embedding))
+    who.append(test["participant"])
+  return probes.score(*map(np.concatenate, (true, predicted, who)), target=target)
+
+
+Told = tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray]
+
+
+def _pooled(
+  tables: Sequence[EmbeddingTable], target: str, strengths: Sequence[float], seed: int
+) -> Told:
+  """(names, probabilities, classes, participant) of the test rows of all folds.
+
+  Folds whose training people have one class only are left out.
+  """
+  known = [table.where(table[target] != "") for table in tables]
+  names = np.unique(np.concatenate([table[target] for table in known]))
+  true, probabilities, who = [], [], []
+  for table in known:
+    train, validation, test = _parts(table)
+    if not (len(validation) and len(test)) or len(np.unique(train[target])) < 2:
+      continue
+    rows = np.random.default_rng(seed).permutation(len(train))[:CLASS_WINDOWS]
+    model = probes.fit_classes(train.where(np.sort(rows)), validation, target, strengths)
+    told = np.zeros((len(test), len(names)))
+    told[:, np.searchsorted(names, model.classes)] = model.probabilities(test.embedding)
+    true.append(test[target])
+    probabilities.append(told)
+    who.append(test["participant"])
+  if not true:
+    raise DistillError(f"no fold has labels {target!r} of two classes to learn from and to test on")
+  classes = tuple(names.tolist())
+  return np.concatenate(true), np.concatenate(probabilities), classes, np.concatenate(who)
+
+
+def _scored(told: Told, *, one_row_each: bool) -> dict[str, Any]:
+  true, probabilities, names, who = told
+  scores = probes.score_classes(true, probabilities, names, who)
+  if not one_row_each:
+    return scores
+  blank = statistics.Interval(np.nan, np.nan, np.nan, 0)
+  auc = auc_interval(true == names[1], probabilities[:, 1]) if len(names) == 2 else blank
+  return scores | {"auc": auc.to_json(), "n_auc": auc.n}
+
+
+def auc_interval(
+  positive: np.ndarray, score: np.ndarray, level: float = 0.95
+) -> statistics.Interval:
+  """Area under the curve of independent rows with its t interval.
+
+  Args:
+    positive: [n] bool.
+    score: [n] numbers, higher for positive.
+    level: coverage, in (0, 1).
+
+  Returns:
+    The interval, clipped to [0, 1]; NaN ends below two rows of either kind.
+
+  Reference: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837; the t quantile is ours.
+  """
+  above, below = score[positive], score[~positive]
+  if not (len(above) and len(below)):
+    return statistics.Interval(np.nan, np.nan, np.nan, len(score))
+  order = np.sign(above[:, None] - below[None, :]) / 2 + 0.5
+  area = float(order.mean())
+  if min(len(above), len(below)) < 2:
+    return statistics.Interval(area, np.nan, np.nan, len(score))
+  variance = sum(order.mean(axis=axis).var(ddof=1) / order.shape[1 - axis] for axis in (0, 1))
+  half = float(stats.t.ppf(0.5 + level / 2, len(score) - 2) * np.sqrt(variance))
+  return statistics.Interval(area, max(area - half, 0.0), min(area + half, 1.0), len(score))
