@@ -18,7 +18,7 @@ PACKAGES = ("distill", "teachers", "students", "configs")
 LAYERS = (
   ("errors",),
   ("spec", "registry", "tensorfile"),
-  ("signals", "losses", "similarity", "statistics"),
+  ("signals", "losses", "similarity", "statistics", "agreement"),
   ("nn",),
   ("models", "published", "merge"),
   (
@@ -26,6 +26,8 @@ LAYERS = (
     "embedding_store",
     "baselines",
     "probes",
+    "traits",
+    "rhythm",
     "ranking",
     "retrieval",
     "plots",
@@ -36,7 +38,7 @@ LAYERS = (
   ("config", "checkpoint", "state", "train"),
   ("evaluate", "report"),
   ("workdir",),
-  ("frozen",),
+  ("frozen", "controls"),
   ("tables", "fold_training"),
   ("rivals",),
   ("stages",),
