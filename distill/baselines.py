@@ -23,6 +23,9 @@ VIBRATION_BAND_HZ = (4.0, 11.0)
 PULSE_BAND_HZ = (0.6, 5.0)
 _SEGMENTS = 6
 _SEGMENT_S = 15.0
+# Of the traced curve, ours: rate of the envelope, stretches, farthest move and its price a bpm.
+_CURVE_HZ, _CURVE_S, _CURVE_HOP_S = 12.5, 10.0, 2.0
+_CURVE_REACH_BPM, _CURVE_PENALTY = 6, 0.3
 _BATCH = 128  # windows processed at once, which bounds the memory
 _FLOOR_G = 1e-5
 
@@ -164,16 +167,103 @@ def acc_heart_rate(acc: np.ndarray, rate_hz: float) -> np.ndarray:
   Reference: Hernandez, McDuff, Picard, "BioWatch: estimation of heart and breathing rates from
   wrist motions", PervasiveHealth 2015. The search up to 180 bpm, for treadmills, is ours.
   """
+  return np.concatenate([pulse_rate(part, rate_hz) for part in _envelopes(acc, rate_hz)])
+
+
+def _envelopes(acc: np.ndarray, rate_hz: float) -> Iterator[np.ndarray]:
+  """[some, time] magnitude of the 4-11 Hz vibration, a few windows at a time."""
   _check(acc, rate_hz, channels=3)
   if rate_hz <= 2 * VIBRATION_BAND_HZ[1]:
     raise DistillError(
       f"the 4-11 Hz envelope needs more than {2 * VIBRATION_BAND_HZ[1]:g} Hz, got {rate_hz:g} Hz"
     )
-  rates = []
   for part in _batches(acc):
-    vibration = _band_pass(_filled(part), rate_hz, VIBRATION_BAND_HZ)
-    rates.append(pulse_rate(np.linalg.norm(vibration, axis=2), rate_hz))
-  return np.concatenate(rates)
+    yield np.linalg.norm(_band_pass(_filled(part), rate_hz, VIBRATION_BAND_HZ), axis=2)
+
+
+def acc_jerk_heart_rate(acc: np.ndarray, rate_hz: float) -> np.ndarray:
+  """Heart rate from the size of the jerk, no learning and no filter.
+
+  Args:
+    acc: [n, time, 3] g; NaN where missing.
+    rate_hz: samples per second.
+
+  Returns:
+    [n] float64 bpm, finite, within HR_BAND_BPM.
+
+  Raises:
+    DistillError: wrong shape or rate.
+  """
+  _check(acc, rate_hz, channels=3)
+  sizes = (np.linalg.norm(np.diff(_filled(part), axis=1), axis=2) for part in _batches(acc))
+  return np.concatenate([pulse_rate(size, rate_hz) for size in sizes])
+
+
+def acc_curve_heart_rate(acc: np.ndarray, rate_hz: float) -> np.ndarray:
+  """Mean of the heart-rate curve traced through the spectrogram of the vibration's envelope.
+
+  A weak pulse loses many single stretches to noise, but noise does not follow a curve. Among all
+  curves that move by at most `_CURVE_REACH_BPM` from one stretch of 10 s to the next, 2 s later,
+  dynamic programming takes the one with the largest sum of log power less a penalty on its moves.
+
+  Args:
+    acc: [n, time, 3] g; NaN where missing.
+    rate_hz: samples per second; the band needs more than 22 Hz.
+
+  Returns:
+    [n] float64 bpm, finite, within HR_BAND_BPM. Without any vibration the middle of the band.
+
+  Raises:
+    DistillError: wrong shape, or a rate too low for the band.
+
+  Reference: the tracing is that of Nightbeat (arXiv 2411.00731) in kind; envelope, stretches, reach
+  and penalty are ours, and fixed before any result was seen.
+  """
+  return np.concatenate([_traced(part, rate_hz) for part in _envelopes(acc, rate_hz)])
+
+
+def _traced(envelope: np.ndarray, rate_hz: float) -> np.ndarray:
+  """[n, time] envelopes -> [n] bpm, the mean of each one's curve."""
+  # Twice the highest pulse rate is 6 Hz: means over a few samples keep all that is looked at.
+  few = max(1, int(rate_hz / _CURVE_HZ))
+  count = envelope.shape[1] // few
+  slow, slow_hz = envelope[:, : count * few].reshape(-1, count, few).mean(axis=2), rate_hz / few
+  segment = min(count, round(_CURVE_S * slow_hz))
+  starts = range(0, count - segment + 1, max(1, round(_CURVE_HOP_S * slow_hz)))
+  pieces = np.stack([slow[:, start : start + segment] for start in starts], axis=1)
+  pieces = pieces - pieces.mean(axis=2, keepdims=True)
+  size = round(60 * slow_hz)  # padded to a minute, one bin is one beat per minute
+  taper = signal.windows.hann(segment, sym=False)
+  power = np.abs(np.fft.rfft(pieces * taper[None, None, :], size, axis=2)) ** 2
+  bpm = np.arange(round(HR_BAND_BPM[0]), round(HR_BAND_BPM[1]) + 1)
+  index = np.round(bpm * size / (60 * slow_hz)).astype(int)
+  combined = power[:, :, index] + 0.5 * power[:, :, 2 * index]
+  total = combined.sum(axis=2, keepdims=True)
+  share = np.divide(combined, total, out=np.full_like(combined, 1 / len(bpm)), where=total > 1e-30)
+  curve = bpm[_best_path(np.log(share + 1e-6))].mean(axis=1)
+  return np.where(np.any(total > 1e-30, axis=(1, 2)), curve, np.mean(HR_BAND_BPM))
+
+
+def _best_path(score: np.ndarray) -> np.ndarray:
+  """[n, steps, places] -> [n, steps] places of the path with the best sum, less its moves' penalty.
+
+  Viterbi's algorithm for all rows at once; a path moves by at most the reach in one step.
+  """
+  n, steps, places = score.shape
+  moves = np.arange(-_CURVE_REACH_BPM, _CURVE_REACH_BPM + 1)
+  penalty = _CURVE_PENALTY * np.abs(moves)
+  best, came = score[:, 0], np.zeros((n, steps, places), np.int64)
+  for step in range(1, steps):
+    padded = np.pad(best, ((0, 0), (_CURVE_REACH_BPM,) * 2), constant_values=-np.inf)
+    options = np.stack([padded[:, k : k + places] for k in range(len(moves))], axis=2) - penalty
+    pick = options.argmax(axis=2)
+    came[:, step] = np.arange(places) + moves[pick]
+    best = np.take_along_axis(options, pick[:, :, None], axis=2)[:, :, 0] + score[:, step]
+  path = np.zeros((n, steps), np.int64)
+  path[:, -1] = best.argmax(axis=1)
+  for step in range(steps - 1, 0, -1):
+    path[:, step - 1] = came[np.arange(n), step, path[:, step]]
+  return path
 
 
 def ppg_heart_rate(ppg: np.ndarray, rate_hz: float) -> np.ndarray:

@@ -6,6 +6,7 @@ nobody and stops the run. The sections in BUILT hold the arguments of what their
 those that a file leaves out get the function's own defaults.
 """
 
+import dataclasses
 import hashlib
 import importlib.util
 import inspect
@@ -20,6 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from distill import registry
+from distill.augment import Augment
 from distill.errors import DistillError, nearest
 
 ConfigDict: TypeAlias = ml_collections.ConfigDict
@@ -29,7 +31,7 @@ FREE = ("data.workers", "data.readers", "data.runner")
 
 
 # Keys of a section in BUILT that its build function does not get.
-NOT_ARGUMENTS = ("build", "load", "also", "weights", "stored")
+NOT_ARGUMENTS = ("build", "load", "also", "weights", "stored", "in_step")
 # Section -> arguments of its build function that the program supplies.
 BUILT = {
   "teacher": ("seed",),
@@ -39,7 +41,7 @@ BUILT = {
 }
 
 
-METHODS = ("distil", "rivals")
+METHODS = ("distil", "joint", "rivals")
 _BUILT = tuple(section + "." for section in BUILT)
 
 
@@ -47,6 +49,11 @@ def _optim(learning_rate: float) -> ConfigDict:
   return ConfigDict(
     {"learning_rate": learning_rate, "warmup_steps": 50, "weight_decay": 0.01, "clip_norm": 1.0}
   )
+
+
+def _augment() -> ConfigDict:
+  """Probabilities, all 0, and strengths; `distill.augment` says what they are."""
+  return ConfigDict(dataclasses.asdict(Augment()))
 
 
 def base() -> ConfigDict:
@@ -89,6 +96,8 @@ def base() -> ConfigDict:
   config.teacher.also = ()  # folders or files of further teachers
   config.teacher.weights = ()  # share of each teacher in the loss; () = 1 each
   config.teacher.stored = "float32"  # precision of stored embeddings, or "float16"
+  # Embeds in the training step, augmented PPG, instead of reading what was stored once.
+  config.teacher.in_step = False
   config.pretrain = ConfigDict()
   config.pretrain.objective = ConfigDict({"build": "distill.objectives:MaskedAutoencoding"})
   config.pretrain.side = "teacher"  # | "student": of what `distill pretrain` pretrains
@@ -97,12 +106,13 @@ def base() -> ConfigDict:
   config.pretrain.batch_size = 64
   # A teacher whose own heart-rate probe does not beat the mean stops the run before distillation.
   config.pretrain.check_probe = True
+  config.pretrain.augment = _augment()
   config.pretrain.optim = _optim(2e-3)
   config.pretrain.log_every = 20
   config.pretrain.eval_every = 200
 
-  # "distil" a student from a frozen teacher | its "rivals" alone: the supervised students, and
-  # the one pretrained on acceleration if pretrain.side is "student".
+  # "distil" a student from a frozen teacher | train both encoders together, "joint" | its "rivals"
+  # alone: the supervised students, and the one pretrained on acceleration if that is pretrain.side.
   config.method = "distil"
   config.student = ConfigDict()
   config.student.build = "students.transformer:build"
@@ -119,6 +129,7 @@ def base() -> ConfigDict:
   config.loss.regression = 1.0
   config.loss.regression_kind = "mse"  # mse | cosine | huber
   config.loss.gaps = 0.0  # share of the student's windows that get artificial gaps
+  config.augment = _augment()  # of acceleration; of PPG where its encoder runs in the step
   config.optim = _optim(1e-3)
   config.log_every = 20
   config.eval_every = 100
@@ -340,6 +351,13 @@ def _check_values(config: ConfigDict) -> None:
       raise DistillError(f"config.{name} is {value}; expected 1 or more")
   if config.method not in METHODS:
     raise DistillError(f"config.method is {config.method!r}; expected one of {', '.join(METHODS)}")
+  _check_augment(config)
+  given = config.teacher.load or config.teacher.also
+  if config.method == "joint" and (given or config.loss.regression):
+    raise DistillError(
+      "config.method=joint trains its own PPG encoder, which is nothing fixed to regress on; leave"
+      " config.teacher.load and config.teacher.also empty and give config.loss.regression=0.0"
+    )
   if not 0 <= config.finetune.head_share < 1:
     raise DistillError(
       f"config.finetune.head_share is {config.finetune.head_share}; expected a"
@@ -374,6 +392,21 @@ def _check_values(config: ConfigDict) -> None:
   folds = tuple(config.folds)
   if len(set(folds)) < len(folds) or not all(type(k) is int and k >= 0 for k in folds):
     raise DistillError(f"config.folds is {folds}; expected different whole numbers, such as (0, 1)")
+
+
+def _check_augment(config: ConfigDict) -> None:
+  for section in (config.augment, config.pretrain.augment):
+    Augment(**section)  # says what is out of range
+  if config.teacher.in_step and config.method != "distil":
+    raise DistillError(
+      f"config.teacher.in_step is for distillation; with config.method={config.method} give False"
+    )
+  if config.augment.time_warp and config.method != "joint" and not config.teacher.in_step:
+    raise DistillError(
+      "config.augment.time_warp changes heart rate and its variability, which stored teacher"
+      " embeddings and labels do not follow; give config.augment.time_warp=0.0, or"
+      " config.teacher.in_step=True, which warps both sides alike"
+    )
 
 
 def build_arguments(section: ConfigDict) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 After Abbaspourazad et al. 2023 (arXiv 2312.05409, known from a re-implementation): InfoNCE both
 ways against a slowly moving average of encoder and head, plus 0.1 KoLeo. Sizes of the head are
-ours, and views are other windows of the person, without augmentation.
+ours; views are other windows of the person, augmented as `pretrain.augment` says.
 """
 
 import jax

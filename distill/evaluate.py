@@ -287,6 +287,10 @@ def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) ->
         place[target] = _scores(some, target, settings)
   judged["classes"] = _traits(folds, settings.classes, judged["skipped"], settings, windows=True)
   judged["traits"] = _traits(folds, settings.traits, judged["skipped"], settings, windows=False)
+  for share in sorted(one for one in settings.shares if one < 1):
+    if f"{100 * share:g}" not in judged["by_share"]:
+      label = f"{100 * share:g} % of the training people"
+      judged["skipped"][label] = "in some fold that is less than one participant"
   judged["people"] = _people(folds, of_people)
   if pairs := _pairs(folds):
     told = retrieval.participant_top1(pairs, settings, window_s=folds[0].window_s)

@@ -17,6 +17,7 @@ from flax import nnx
 
 from distill import config as configs
 from distill import models, registry
+from distill.augment import Prepare
 from distill.config import ConfigDict
 from distill.data import pipeline
 from distill.errors import DistillError
@@ -85,6 +86,7 @@ def train(
   settings: ConfigDict,
   section: ConfigDict,
   teachers: Sequence[Teacher] = (),
+  prepare: Prepare | None = None,
 ) -> None:
   """Runs the one training loop and leaves a model folder, whole or not at all.
 
@@ -97,6 +99,7 @@ def train(
     settings: steps, batch_size and optim of this training.
     section: of the config, that builds the objective's encoder.
     teachers: whose vectors are learned from.
+    prepare: changes each training batch on the device, inside the step.
   """
 
   def batches(k: int) -> Iterator[dict[str, np.ndarray]]:
@@ -117,6 +120,7 @@ def train(
       "devices": jax.device_count(),
     },
     label=f"{place.name} (fold {fold.k})",
+    prepare=prepare,
   )
   partial = place / "model.partial"
   shutil.rmtree(partial, ignore_errors=True)

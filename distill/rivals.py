@@ -1,9 +1,11 @@
 """What the distilled student is compared with: the same student, trained in other ways.
 
-Supervised from scratch on the labels of all or some training people, or regressed on what the
-paired PPG says of heart rate and its variability (label distillation).
+Supervised from scratch on the labels of all or some training people, regressed on what the paired
+PPG says of heart rate and its variability (label distillation), or trained together with a PPG
+encoder that is not frozen. Students pretrained on acceleration alone come from `distill.stages`.
 """
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable
@@ -13,12 +15,15 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from distill import evaluate, fold_training
+from distill import config as configs
+from distill import evaluate, fold_training, models
+from distill.augment import Augment
 from distill.config import ConfigDict
 from distill.data import pipeline, splits, windows
 from distill.errors import DistillError
+from distill.joint import Joint
 from distill.objectives import Supervised
-from distill.spec import PPG, TARGETS
+from distill.spec import ACC, PPG, TARGETS
 from distill.workdir import Fold, clock
 
 Path = pathlib.Path
@@ -151,7 +156,12 @@ def _train(
     for part in parts
   }
   settings = _within(settings, len(labels["train"]), place.name)
-  fold_training.train(config, fold, place, objective, sources, settings, config.student)
+  # A warp of time would change the rates that the labels say.
+  augment = dataclasses.replace(Augment(**config.augment), time_warp=0.0)
+  fold_training.train(
+    *(config, fold, place, objective, sources, settings, config.student),
+    prepare=augment.prepare((ACC,)),
+  )
 
 
 def _within(settings: ConfigDict, windows: int, row: str) -> ConfigDict:
@@ -186,3 +196,52 @@ def _scale(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   spread = np.where(known, labels - mean, 0.0)
   sd = np.sqrt((spread**2).sum(axis=0) / count)
   return mean.astype(np.float32), np.where(sd > 0, sd, 1.0).astype(np.float32)
+
+
+# --- both encoders together ---------------------------------------------------------------------
+
+
+def train_jointly(config: ConfigDict, fold: Fold) -> None:
+  """Trains both encoders on the pairs, into <fold>/joint, and shares them out.
+
+  <fold>/teacher/model then holds the PPG encoder and <fold>/student/model the student and both
+  heads, as distillation leaves them.
+  """
+  place = fold.folder / "joint"
+  if not (place / "model").is_dir():
+    objective = Joint(
+      fold_training.build(config, "student"),
+      fold_training.build(config, "teacher"),
+      **config.head,
+      **config.loss,
+      rngs=nnx.Rngs(config.seed + 1),
+    )
+    specs = [objective.encoder.spec, objective.ppg_encoder.spec]
+    fold_training.check_fits(fold, objective.ppg_encoder, "teacher")
+    sources: dict[str, pipeline.Source] = {}
+    for part in ("train", "validation"):
+      rows = fold_training.usable(fold, config, part)
+      rows = fold_training.observed_enough(rows, config.pair_coverage)
+      sources[part] = pipeline.TrainingSource(rows, specs, {})
+    fold_training.train(
+      *(config, fold, place, objective, sources, config, config.student),
+      prepare=Augment(**config.augment).prepare((ACC, PPG), together=True),
+    )
+  _share_out(config, fold, models.read(place / "model"))
+
+
+def _share_out(config: ConfigDict, fold: Fold, stored: models.ModelFolder) -> None:
+  ppg = fold_training.build(config, "teacher")
+  arguments = {"seed": config.seed, **configs.build_arguments(config.teacher)}
+  fields = {"build": config.teacher.build, "arguments": arguments}
+  fields |= {"signal": ppg.spec.to_json(), "dim": ppg.dim}
+  encoder = {"encoder." + name: one for name, one in stored.part("ppg_encoder").items()}
+  rest = {n: one for n, one in stored.tensors.items() if not n.startswith("ppg_encoder.")}
+  for role, tensors, changed in (("teacher", encoder, fields), ("student", rest, {})):
+    place = fold.folder / role
+    if (place / "model").is_dir():
+      continue
+    card = fold_training.card(f"{role}, trained jointly", config, fold)
+    partial = place / "model.partial"
+    models.write(partial, tensors, {**stored.fields, **changed, "role": role}, card)
+    partial.rename(place / "model")

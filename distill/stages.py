@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from distill import (
   tables,
   workdir,
 )
+from distill.augment import Augment, Prepare
 from distill.config import ConfigDict
 from distill.data import pairs, pipeline
 from distill.data.prepare import prepare as prepare_sets
@@ -36,6 +38,7 @@ from distill.errors import DistillError
 from distill.frozen import Teacher
 from distill.nn.encoder import Encoder
 from distill.objectives import Distillation
+from distill.spec import ACC, PPG, PPG_MASK, SignalSpec
 from distill.workdir import Fold, clock
 
 Path = pathlib.Path
@@ -179,6 +182,10 @@ def _encoder(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
 def _pretrained(config: ConfigDict, folder: Path, fold: Fold) -> Path:
   place = fold.folder / "teacher"
   if not (place / "model").is_dir():
+    if config.method == "joint":
+      with clock(folder, "train"):
+        rivals.train_jointly(config, fold)
+      return place
     with clock(folder, "pretrain"):
       _pretrain(config, fold, place)
   return place
@@ -199,7 +206,12 @@ def _pretrain(config: ConfigDict, fold: Fold, place: Path, who: str = "teacher")
       sources[part] = pairs.PairSource(rows, [encoder.spec], seed=config.seed, draws=draws)
     else:
       sources[part] = pipeline.TrainingSource(rows, [encoder.spec], {})
-  fold_training.train(config, fold, place, objective, sources, config.pretrain, config[who])
+  modality = encoder.spec.modality
+  views = (modality, pairs.OTHER + modality) if objective.paired else (modality,)
+  fold_training.train(
+    *(config, fold, place, objective, sources, config.pretrain, config[who]),
+    prepare=Augment(**config.pretrain.augment).prepare(views),
+  )
 
 
 def _pretrained_student(config: ConfigDict, folder: Path, fold: Fold) -> Encoder:
@@ -281,11 +293,45 @@ def _train(
   objective = _distillation(config, scales)
   fold_training.check_fits(fold, objective.encoder, "student")
   _start(config, fold, objective.encoder)
+  specs, prepare = _in_step(config, teachers)
+  specs = [objective.encoder.spec, *specs]
   sources: dict[str, pipeline.Source] = {
-    part: pipeline.TrainingSource(parts[part], [objective.encoder.spec], targets[part])
-    for part in parts
+    part: pipeline.TrainingSource(parts[part], specs, targets[part]) for part in parts
   }
-  fold_training.train(config, fold, place, objective, sources, config, config.student, teachers)
+  fold_training.train(
+    *(config, fold, place, objective, sources, config, config.student, teachers), prepare=prepare
+  )
+
+
+def _in_step(
+  config: ConfigDict, teachers: Sequence[Teacher]
+) -> tuple[list[SignalSpec], Prepare | None]:
+  """What training batches hold beside acceleration, and what the step does to them.
+
+  A teacher that runs in the step sees augmented PPG, warped in time as the acceleration is. It is
+  no part of the objective, so that nothing trains it. Validation keeps its stored embeddings.
+  """
+  augment = Augment(**config.augment)
+  if not config.teacher.in_step:
+    return [], augment.prepare((ACC,))
+  encoders: list[Encoder] = []
+  for teacher in teachers:
+    if not isinstance(teacher, frozen.EncoderTeacher):
+      raise DistillError(
+        f"config.teacher.in_step needs encoders; {teacher.name} is a file of embeddings"
+      )
+    encoders.append(teacher.encoder)
+  if len({encoder.spec for encoder in encoders}) > 1:
+    raise DistillError("config.teacher.in_step needs teachers that read PPG in the same way")
+  change = augment.prepare((ACC, PPG), together=True)
+
+  def prepare(batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+    changed = dict(change(batch, key) if change else batch)
+    for teacher, encoder in zip(teachers, encoders, strict=True):
+      changed[teacher.name] = encoder(changed[PPG], changed[PPG_MASK])
+    return changed
+
+  return [encoders[0].spec], prepare
 
 
 def _taught(fold: Fold, config: ConfigDict, part: str, vectors: Vectors) -> list[pipeline.Rows]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from distill.augment import Prepare
 from distill.objectives import Objective
 
 Params = dict[str, Any]
@@ -54,13 +55,19 @@ class Step:
   Args:
     objective: the module; its structure is read once, its arrays live in the state.
     tx: the optimiser.
+    prepare: (batch, key) -> what the objective gets of a batch; augmentation.
   """
 
-  def __init__(self, objective: Objective, tx: optax.GradientTransformation):
+  def __init__(
+    self,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    prepare: Prepare | None = None,
+  ):
     # The types of nnx.split know one filter only.
     split: Any = nnx.split(objective, nnx.Param, ...)
     self._graphdef, self._params, self._rest = split
-    self._tx = tx
+    self._tx, self._prepare = tx, prepare
     self._momentum = objective.momentum
     self._step: Callable = jax.jit(self._update, donate_argnums=0)
     self.traces = 0
@@ -94,6 +101,9 @@ class Step:
   def _update(self, state, batch):
     self.traces += 1
     key = jax.random.fold_in(state.key, state.step)
+    if self._prepare is not None:
+      key, drawn = jax.random.split(key)
+      batch = self._prepare(batch, drawn)
     if self._momentum is not None:
       batch = {**batch, **self.module(state.target).targets(batch)}
 

@@ -266,6 +266,8 @@ def _signal_processing(
   def estimate(raw: Windows) -> Windows:
     return {
       "acc_signal_processing": baselines.acc_heart_rate(raw[ACC], rates[ACC]),
+      "acc_jerk": baselines.acc_jerk_heart_rate(raw[ACC], rates[ACC]),
+      "acc_curve": baselines.acc_curve_heart_rate(raw[ACC], rates[ACC]),
       "ppg_signal_processing": baselines.ppg_heart_rate(raw[PPG], rates[PPG]),
     }
 

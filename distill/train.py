@@ -18,6 +18,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from distill.augment import Prepare
 from distill.checkpoint import Checkpoints
 from distill.errors import DistillError
 from distill.objectives import Objective
@@ -45,6 +46,7 @@ def fit(
   label: str,
   tx: optax.GradientTransformation | None = None,
   keep: str = "best",
+  prepare: Prepare | None = None,
 ) -> Objective:
   """Trains to the end, from the newest checkpoint if there is one.
 
@@ -59,6 +61,7 @@ def fit(
     label: name on the progress bar.
     tx: the optimiser; None makes the one that `settings.optim` describes.
     keep: "best" validation or "last" step.
+    prepare: see `Step`.
 
   Returns:
     The objective with the parameters of the best validation, or of the last step.
@@ -73,7 +76,7 @@ def fit(
       f"batch_size {settings.batch_size} cannot be shared by {mesh.size} devices;"
       f" choose a multiple of {mesh.size}"
     )
-  step = Step(objective, tx or optimiser(settings.optim, settings.steps))
+  step = Step(objective, tx or optimiser(settings.optim, settings.steps), prepare)
   state = jax.device_put(step.init(seed), NamedSharding(mesh, PartitionSpec()))
   workdir.mkdir(parents=True, exist_ok=True)
   with Checkpoints(workdir / "checkpoints", identity) as checkpoints:

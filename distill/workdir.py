@@ -4,7 +4,8 @@ config.json, versions.json, timing.json
 prepared sets lie under config.data.prepared_dir, outside, and are shared by runs
 fold<k>/teacher/         run folder: metrics.jsonl, checkpoints/, model/
 fold<k>/student/         likewise; its model holds the encoder and both heads
-fold<k>/supervised/      likewise
+fold<k>/supervised/      likewise; supervised_10/ by 10 % of the training people
+fold<k>/label_distillation/, pretrained/, joint/   likewise, where the config asks for them
 fold<k>/embeddings/<set>/<model>.parquet
 report.json, report.html, plots/
 """

@@ -5,16 +5,11 @@ reads raw patches, which masked pretraining (`distill.aim.AIM`) can reconstruct.
 tokens; sizes are ours.
 """
 
-import dataclasses
-
 from flax import nnx
 
 from distill.nn.encoder import PatchTransformer
 from distill.nn.lane_stems import LaneFilterbankStem, LanePatchStem
-from students.transformer import SPEC
-
-# Raw patches need values near unit scale; the floor is the noise of a coarse wrist sensor.
-PATCH_SPEC = dataclasses.replace(SPEC, normalisation="zscore", sd_floor=0.005)
+from students.transformer import SPEC, ZSCORED
 
 
 def build(
@@ -109,6 +104,6 @@ def build_patches(
   Raises:
     DistillError: sizes that do not fit each other or the window.
   """
-  rngs, spec = nnx.Rngs(seed), PATCH_SPEC
+  rngs, spec = nnx.Rngs(seed), ZSCORED  # raw patches need values near unit scale
   stem = LanePatchStem(spec.samples, len(spec.channels), width, patch, fill=fill, rngs=rngs)
   return PatchTransformer(spec, stem, width=width, depth=depth, heads=heads, pool=pool, rngs=rngs)

@@ -6,8 +6,11 @@ Gravity is removed and the unit kept, so the motion level, which carries heart r
 move, is not normalised away.
 """
 
+import dataclasses
+
 from flax import nnx
 
+from distill.errors import DistillError
 from distill.nn.encoder import PatchTransformer
 from distill.nn.stems import FilterbankStem
 from distill.spec import SignalSpec
@@ -20,6 +23,10 @@ SPEC = SignalSpec(
   unit="g",
   normalisation="gravity",
 )
+# Each axis by its own SD, which takes away how much the wrist moves; the floor is the noise of a
+# coarse wrist sensor.
+ZSCORED = dataclasses.replace(SPEC, normalisation="zscore", sd_floor=0.005)
+_SPECS = {spec.normalisation: spec for spec in (SPEC, ZSCORED)}
 
 
 def build(
@@ -37,6 +44,7 @@ def build(
   waves: int = 48,
   pool: str = "mean_sd",
   skip: bool = True,
+  normalisation: str = "gravity",
 ) -> PatchTransformer:
   """A freshly initialised student.
 
@@ -54,14 +62,19 @@ def build(
     waves: modulation frequencies, 0.5 to 4.5 Hz.
     pool: "mean" or "mean_sd" (embedding twice as long).
     skip: also the mean of the tokens before the blocks (embedding longer by `width`).
+    normalisation: "gravity" keeps the unit, "zscore" does not.
 
   Returns:
     The encoder; `dim` is `width`, or twice that with "mean_sd", and one more with `skip`.
 
   Raises:
-    DistillError: sizes that do not fit each other or the window.
+    DistillError: sizes that do not fit each other or the window, or another normalisation.
   """
-  rngs = nnx.Rngs(seed)
+  if normalisation not in _SPECS:
+    raise DistillError(
+      f"student.normalisation is {normalisation!r}; expected {' or '.join(_SPECS)}"
+    )
+  spec, rngs = _SPECS[normalisation], nnx.Rngs(seed)
   stem = FilterbankStem(
     SPEC.samples,
     width,
@@ -76,4 +89,4 @@ def build(
     rngs=rngs,
   )
   sizes = {"width": width, "depth": depth, "heads": heads}
-  return PatchTransformer(SPEC, stem, **sizes, pool=pool, skip=skip, rngs=rngs)
+  return PatchTransformer(spec, stem, **sizes, pool=pool, skip=skip, rngs=rngs)

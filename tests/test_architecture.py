@@ -18,7 +18,7 @@ PACKAGES = ("distill", "teachers", "students", "configs")
 LAYERS = (
   ("errors",),
   ("spec", "registry", "tensorfile"),
-  ("signals", "losses", "similarity", "statistics", "agreement"),
+  ("signals", "losses", "similarity", "statistics", "agreement", "augment"),
   ("nn",),
   ("models", "published", "merge"),
   (
@@ -34,7 +34,7 @@ LAYERS = (
     "calibration",
   ),
   ("beats", "quality", "data"),
-  ("objectives", "contrastive", "aim"),
+  ("objectives", "contrastive", "aim", "masked_envelope", "joint"),
   ("config", "checkpoint", "state", "train"),
   ("evaluate", "report"),
   ("workdir",),

@@ -1,5 +1,6 @@
 """Signal-processing baselines recover what was put in; gaps, silence and wrong shapes."""
 
+import itertools
 import time
 
 import numpy as np
@@ -46,6 +47,45 @@ def test_heart_rate_is_recovered_from_wrist_vibration():
   np.testing.assert_allclose(baselines.acc_heart_rate(_acc(), 50.0), RATES_BPM, atol=1.0)
 
 
+def test_heart_rate_is_recovered_from_jerk_and_by_tracing():
+  np.testing.assert_allclose(baselines.acc_jerk_heart_rate(_acc(), 50.0), RATES_BPM, atol=1.0)
+  np.testing.assert_allclose(baselines.acc_curve_heart_rate(_acc(), 50.0), RATES_BPM, atol=1.5)
+  np.testing.assert_allclose(baselines.acc_curve_heart_rate(_acc(32.0), 32.0), RATES_BPM, atol=1.5)
+
+
+def test_a_curve_follows_a_rate_that_drifts():
+  rate_hz, time_s = 50.0, np.arange(3000) / 50.0
+  hr_bpm = np.interp(time_s, [0, 60], [62, 92])
+  cycle = np.cumsum(hr_bpm / 60 / rate_hz) % 1
+  since_s = cycle * 60 / hr_bpm
+  burst = 0.02 * np.exp(-since_s / 0.1) * np.sin(2 * np.pi * 7 * since_s)
+  noise = np.random.default_rng(3).normal(0, 0.002, (1, 3000, 3))
+  acc = noise + burst[None, :, None] * np.array([0.7, 0.6, 0.3]) + np.array([0.1, -0.2, 0.97])
+  assert baselines.acc_curve_heart_rate(acc, rate_hz)[0] == pytest.approx(77, abs=2)
+
+
+def test_a_curve_outlives_noise_that_wins_single_stretches():
+  rng = np.random.default_rng(4)
+  acc = _acc(amplitude_g=0.008) + rng.normal(0, 0.003, (8, 3000, 3))
+  lost = np.abs(baselines.acc_curve_heart_rate(acc, 50.0) - RATES_BPM)
+  assert np.median(lost) < 3
+
+
+def test_the_best_path_is_that_of_trying_all():
+  score = np.random.default_rng(5).normal(size=(3, 4, 9))
+  found = baselines._best_path(score)
+  for row, path in zip(score, found, strict=True):
+
+    def value(places, row=row):
+      moves = np.abs(np.diff(places))
+      if moves.max() > baselines._CURVE_REACH_BPM:
+        return -np.inf
+      return row[np.arange(4), list(places)].sum() - baselines._CURVE_PENALTY * moves.sum()
+
+    best = max(itertools.product(range(9), repeat=4), key=value)
+    assert tuple(path) == best
+
+
 def test_gaps_leave_heart_rate_readable():
   ppg, acc = _ppg(), _acc()
   ppg[:, 700:1300], acc[:, 500:800] = np.nan, np.nan
@@ -59,11 +99,18 @@ def test_every_answer_is_finite_whatever_comes_in():
   acc[2, :, 1] = np.nan
   for answer in (
     baselines.acc_heart_rate(acc, 25.0),
+    baselines.acc_jerk_heart_rate(acc, 25.0),
+    baselines.acc_curve_heart_rate(acc, 25.0),
     baselines.ppg_heart_rate(acc[:, :, :1], 25.0),
     baselines.motion_features(acc, 25.0),
   ):
     assert np.isfinite(answer).all()
-  np.testing.assert_array_equal(baselines.acc_heart_rate(acc, 25.0)[:2], [110.0, 110.0])
+  for rate in (
+    baselines.acc_heart_rate,
+    baselines.acc_jerk_heart_rate,
+    baselines.acc_curve_heart_rate,
+  ):
+    np.testing.assert_array_equal(rate(acc, 25.0)[:2], [110.0, 110.0])
 
 
 def test_windows_are_independent_of_their_batch():
@@ -73,8 +120,12 @@ def test_windows_are_independent_of_their_batch():
   together = baselines.motion_features(acc, 50.0)
   alone = np.concatenate([baselines.motion_features(acc[i : i + 1], 50.0) for i in (0, 127, 130)])
   np.testing.assert_allclose(together[[0, 127, 130]], alone, rtol=1e-6)
-  rate = baselines.acc_heart_rate(acc, 50.0)
-  np.testing.assert_allclose(rate[128:], baselines.acc_heart_rate(acc[128:], 50.0), rtol=1e-9)
+  for read in (
+    baselines.acc_heart_rate,
+    baselines.acc_jerk_heart_rate,
+    baselines.acc_curve_heart_rate,
+  ):
+    np.testing.assert_allclose(read(acc, 50.0)[128:], read(acc[128:], 50.0), rtol=1e-9)
 
 
 def test_motion_features_read_band_cadence_and_gravity():
@@ -116,6 +167,8 @@ def test_a_window_takes_under_two_milliseconds():
   for call in (
     lambda: baselines.motion_features(acc, 50.0),
     lambda: baselines.acc_heart_rate(acc, 50.0),
+    lambda: baselines.acc_jerk_heart_rate(acc, 50.0),
+    lambda: baselines.acc_curve_heart_rate(acc, 50.0),
     lambda: baselines.ppg_heart_rate(ppg, 64.0),
   ):
     seconds = []
@@ -133,6 +186,8 @@ def test_a_window_takes_under_two_milliseconds():
     (lambda: baselines.ppg_heart_rate(np.zeros((4, 100, 3)), 50.0), r"\[n, time, 1\]"),
     (lambda: baselines.acc_heart_rate(np.zeros((0, 100, 3)), 50.0), "n > 0"),
     (lambda: baselines.acc_heart_rate(np.zeros((1, 100, 3)), 20.0), "more than 22 Hz, got 20"),
+    (lambda: baselines.acc_curve_heart_rate(np.zeros((1, 100, 3)), 20.0), "more than 22 Hz"),
+    (lambda: baselines.acc_jerk_heart_rate(np.zeros((1, 100, 1)), 50.0), r"\[n, time, 3\]"),
     (lambda: baselines.motion_features(np.zeros((1, 100, 3)), -1.0), "rate_hz must be positive"),
   ],
 )

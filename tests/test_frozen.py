@@ -11,6 +11,7 @@ from flax import nnx
 
 from distill import config as configs
 from distill import embeddings, fold_training, frozen, models, probes, stages, workdir
+from distill.data import pipeline
 from distill.data.splits import Split
 from distill.embedding_store import EmbeddingStore
 from distill.embeddings import EmbeddingTable
@@ -359,7 +360,9 @@ def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_pat
   words = (f"teacher.load={tmp_path}/vectors.parquet", f"teacher.also=('{also}',)")
   config = _settings(smoke, *words)
   given = {}
-  monkeypatch.setattr(fold_training, "train", lambda *arguments: given.update(arguments=arguments))
+  monkeypatch.setattr(
+    fold_training, "train", lambda *arguments, **rest: given.update(arguments=arguments, **rest)
+  )
   teachers = stages._teachers(config, tmp_path, fold)
   assert [one.name for one in teachers] == ["teacher", "teacher_2"]
   assert [one.dim for one in teachers] == [encoder.dim, encoder.dim]
@@ -384,3 +387,32 @@ def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_pat
 
   with pytest.raises(DistillError, match="a file of embeddings: there is no encoder to pretrain"):
     stages._encoder(config, tmp_path, fold)
+
+
+def test_a_teacher_in_the_step_gives_what_is_stored_and_follows_augmentation(smoke, fold, tmp_path):
+  teacher = frozen.open_teacher(smoke.folder / "fold0" / "teacher")
+  rows = fold_training.usable(fold, _settings(smoke), "train")[0]
+  rows = rows.where(np.arange(len(rows)) < 8)
+  stored = teacher.vectors(dataclasses.replace(fold, folder=tmp_path))["simulated"][rows.rows]
+
+  def taught(*words):
+    config = _settings(smoke, "teacher.in_step=True", *words)
+    specs, prepare = stages._in_step(config, [teacher])
+    specs = [fold_training.build(config, "student").spec, *specs]
+    source = pipeline.TrainingSource([rows], specs, {})
+    batch = {name: np.stack([source[i][name] for i in range(8)]) for name in source[0]}
+    found = jax.jit(prepare)(batch, jax.random.key(0))
+    return batch, {name: np.asarray(value) for name, value in found.items()}
+
+  batch, found = taught()
+  np.testing.assert_allclose(found["teacher"], stored, atol=1e-4)
+  np.testing.assert_array_equal(found["acc"], batch["acc"])
+  _, found = taught("augment.time_warp=1.0")
+  assert np.abs(found["teacher"] - stored).max() > 1e-2
+  for name in ("acc", "ppg"):
+    assert (found[name] != batch[name]).any(axis=(1, 2)).all()
+  columns = {name: rows.column(name) for name in ("participant", "recording", "t0_s")}
+  embeddings.save(EmbeddingTable(stored, columns, "embedding"), tmp_path / "vectors.npz")
+  file = frozen.open_teacher(tmp_path / "vectors.npz")
+  with pytest.raises(DistillError, match=r"in_step needs encoders; teacher is a file"):
+    stages._in_step(_settings(smoke, "teacher.in_step=True"), [file])

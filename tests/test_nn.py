@@ -8,6 +8,7 @@ from flax import nnx
 
 import students.transformer
 import teachers.transformer
+from distill import signals
 from distill.errors import DistillError
 from distill.nn import layers
 from distill.nn.encoder import Forward
@@ -201,3 +202,17 @@ def test_choose_kept_takes_observed_tokens_first():
   for row in np.asarray(index):
     assert set(range(5, 12)) <= set(row.tolist())
     assert len(set(row.tolist())) == 9
+
+
+def test_a_student_reads_g_or_standardised_axes_and_nothing_else():
+  small = {"width": 4, "depth": 0, "heads": 2, "filters": 2, "mixes": 2, "waves": 2}
+  window = np.random.default_rng(0).normal(0, 0.1, (3000, 3)) + [0, 0, 1]
+  seen = np.ones(window.shape, bool)
+  spreads = {}
+  for normalisation in ("gravity", "zscore"):
+    spec = students.transformer.build(seed=0, **small, normalisation=normalisation).spec
+    spreads[normalisation] = signals.preprocess(window, seen, spec).std(axis=0)
+  np.testing.assert_allclose(spreads["gravity"], 0.1, rtol=0.1)
+  np.testing.assert_allclose(spreads["zscore"], 1.0, rtol=1e-5)
+  with pytest.raises(DistillError, match="'log'; expected gravity or zscore"):
+    students.transformer.build(seed=0, **small, normalisation="log")

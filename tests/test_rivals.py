@@ -1,13 +1,25 @@
 """The same student trained in other ways: who is labelled, by what, and which rows there are."""
 
 import json
+import types
 
+import jax
 import jsonschema
 import numpy as np
 import pytest
 
 from distill import config as configs
-from distill import embeddings, evaluate, fold_training, models, report, rivals, stages, workdir
+from distill import (
+  embeddings,
+  evaluate,
+  fold_training,
+  models,
+  probes,
+  report,
+  rivals,
+  stages,
+  workdir,
+)
 from distill.data import splits, windows
 from distill.errors import DistillError
 from distill.spec import PPG, TARGETS
@@ -17,22 +29,39 @@ TINY = (
   *("student.width=8", "student.heads=2", "student.filters=4", "student.mixes=2"),
   *("student.waves=4", "student.depth=1"),
 )
-SHARES = (0.1, 0.5, 1.0)
+WORDS = (
+  *("method=rivals", "supervised.shares=(0.1,0.5,1.0)", "supervised.label_distillation=True"),
+  *("pretrain.side=student", "pretrain.row=masked", "augment.cut_out=0.4"),
+  "pretrain.objective.build=distill.masked_envelope:MaskedEnvelope",
+  "pretrain.augment.rotate=0.5",
+)
 
 
 def _config(smoke, *words):
   words = (f"data.prepared_dir={smoke.prepared}", *TINY, *words)
+  words = sorted(words, key=lambda word: ".build=" not in word)
   path = runs.CONFIG.removeprefix("--config=")
   return configs.load(path, [f"--config.{word}" for word in words])
 
 
 @pytest.fixture(name="run", scope="module")
 def _run(smoke, tmp_path_factory):
-  """(folder, config, report) of a run of rivals alone."""
-  folder = tmp_path_factory.mktemp("rivals") / "run"
-  words = ("method=rivals", f"supervised.shares={SHARES}", "supervised.label_distillation=True")
-  config = _config(smoke, *words)
-  return folder, config, json.loads(report.to_json(stages.run(config, folder)))
+  """(folder, config, report, row -> what was trained) of a run of rivals whose training is void."""
+  folder, given = tmp_path_factory.mktemp("rivals") / "run", {}
+
+  def train(config, fold, place, objective, sources, settings, section, prepare=None):
+    given[place.name] = types.SimpleNamespace(
+      objective=objective, sources=sources, settings=settings, prepare=prepare
+    )
+    arguments = {"seed": config.seed, **configs.build_arguments(section)}
+    saved = {"build": section.build, "arguments": arguments, "fields": {}, "card": ""}
+    models.save(place / "model", objective, **saved)
+
+  config = _config(smoke, *WORDS)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(fold_training, "train", train)
+    made = stages.run(config, folder)
+  return folder, config, json.loads(report.to_json(made)), given
 
 
 # --- who is labelled ------------------------------------------------------------------------------
@@ -62,7 +91,7 @@ def test_shares_that_are_none_are_refused(smoke, shares):
 
 
 def test_the_rows_say_whose_labels_may_be_used(run):
-  folder, config, _ = run
+  folder, config, *_ = run
   fold = workdir.open_folds(config, folder)[0]
   train = fold.sets["simulated"][1].train
   half = splits.labelled(train, 0.5, config.seed)
@@ -97,84 +126,109 @@ def test_few_labelled_windows_train_in_smaller_batches(smoke, capsys):
 
 
 def test_a_run_of_rivals_has_their_rows_and_nothing_to_retrieve(run):
-  folder, _, made = run
+  folder, _, made, given = run
   jsonschema.Draft202012Validator(json.loads(report.SCHEMA.read_text())).validate(made)
+  assert set(given) == {"supervised", "supervised_50", "label_distillation", "pretrained"}
   one = made["sets"]["simulated"]
   for target in TARGETS:
     rows = set(one["probes"][target])
-    assert {"supervised", "label_distillation", "untrained", "motion_features", "mean"} <= rows
+    assert {"supervised", "label_distillation", "masked", "untrained", "mean"} <= rows
     assert not {"supervised_50", "student", "teacher"} & rows
+  assert {"acc_signal_processing", "acc_jerk", "acc_curve"} <= set(one["probes"]["hr_bpm"])
   assert one["retrieval"] == {}
   assert not (folder / "fold0" / "student").exists()
   assert list(one["by_share"]) == ["50"]
+  assert one["skipped"]["10 % of the training people"].endswith("less than one participant")
+  assert "10 % of the training people is left out" in report.markdown(made)
   assert one["by_share"]["50"]["labelled"] == [3]
   assert "MAE by share of the training people" in report.markdown(made)
 
 
 def test_the_probes_of_a_share_know_the_labels_of_its_people_alone(run):
-  folder, _, made = run
+  folder, _, made, _ = run
   place = folder / "fold0" / "embeddings" / "simulated"
   table = embeddings.load(place / "supervised_50.parquet")
   half = table.where(table[evaluate.LABELLED_SHARE] == 0.5)
   test = table.where((table["split"] == "test") & np.isfinite(table["hr_bpm"]))
-  error = np.abs(half["hr_bpm"][np.isfinite(half["hr_bpm"])].mean() - test["hr_bpm"])
-  by_person = [error[test["participant"] == who].mean() for who in np.unique(test["participant"])]
+  validation = table.where((table["split"] == "validation") & np.isfinite(table["hr_bpm"]))
   rows = made["sets"]["simulated"]["by_share"]["50"]["probes"]["hr_bpm"]
-  assert rows["mean"]["mae"]["value"] == pytest.approx(np.mean(by_person), rel=1e-5)
-  # Its own head and a ridge on its own embedding compete for the row.
-  direct = np.load(place / "predictions.npz")
-  own = np.abs(direct["supervised_50/hr_bpm"][table["split"] == "test"] - _hr(table))
-  if rows["supervised"]["head"] == "own_head":
-    people = table["participant"][table["split"] == "test"]
-    means = [np.nanmean(own[people == who]) for who in np.unique(people)]
-    assert rows["supervised"]["mae"]["value"] == pytest.approx(np.mean(means), rel=1e-5)
-  assert {"own_head", "ridge"} >= {rows["supervised"]["head"]}
+  mean = half["hr_bpm"][np.isfinite(half["hr_bpm"])].mean()
+  assert rows["mean"]["mae"]["value"] == pytest.approx(_mae(test, mean), rel=1e-5)
+  # Its own head and a ridge on its own embedding compete on validation people.
+  direct = np.load(place / "predictions.npz")["supervised_50/hr_bpm"]
+  alphas = evaluate.Settings(alphas=tuple(run[1].evaluate.alphas)).alphas
+  ridge = probes.fit(half, validation, "hr_bpm", alphas)
+  told = np.isfinite(table["hr_bpm"])
+  heads = {"ridge": ridge.predict, "own_head": None}
+  errors = {}
+  for name, predict in heads.items():
+    for part, some in (("validation", validation), ("test", test)):
+      own = direct[told & (table["split"] == part)]
+      errors[name, part] = _mae(some, predict(some.embedding) if predict else own)
+  better = min(heads, key=lambda name: errors[name, "validation"])
+  assert rows["supervised"]["head"] == better
+  assert rows["supervised"]["mae"]["value"] == pytest.approx(errors[better, "test"], rel=1e-4)
 
 
-def _hr(table):
-  return table["hr_bpm"][table["split"] == "test"]
+def _mae(table, predicted):
+  error, who = np.abs(table["hr_bpm"] - predicted), table["participant"]
+  return np.mean([error[who == one].mean() for one in np.unique(who)])
 
 
-def test_a_student_of_half_of_the_people_saw_other_labels(run):
-  folder, _, _ = run
-  tensors = [
-    models.read(folder / "fold0" / row / "model").tensors for row in ("supervised", "supervised_50")
-  ]
-  assert np.abs(tensors[0]["standardise.mean"] - tensors[1]["standardise.mean"]).max() > 0.1
+def test_a_student_of_half_of_the_people_is_given_their_labels_alone(run):
+  folder, config, _, given = run
+  fold = workdir.open_folds(config, folder)[0]
+  half = splits.labelled(fold.sets["simulated"][1].train, 0.5, config.seed)
+  rows = fold.rows(config, "train", overlapping=True)["simulated"]
+  rows = rows.where(np.isin(rows.column("participant"), half) & np.isfinite(rows.column("hr_bpm")))
+  source = given["supervised_50"].sources["train"]
+  found = [source[i]["targets"][0] for i in range(len(source))]
+  np.testing.assert_array_equal(np.sort(found), np.sort(rows.column("hr_bpm")))
+  mean = given["supervised_50"].objective.standardise.mean[...][0]
+  assert float(mean) == pytest.approx(rows.column("hr_bpm").mean(), rel=1e-5)
+  assert len(given["supervised"].sources["train"]) > 1.5 * len(source)
+  held = [len(given[row].sources["validation"]) for row in ("supervised", "supervised_50")]
+  assert held[0] == held[1] > 0
 
 
 def test_label_distillation_reads_the_pulse_and_not_the_true_beats(run):
-  folder, config, _ = run
+  folder, config, _, given = run
   fold = workdir.open_folds(config, folder)[0]
-  rows = fold_training.usable(fold, config, "train")[0]
-  found = rivals.pulse_labels(rows, "test")
-  prepared = rows.prepared
-  for i in range(len(rows)):
-    ppg = prepared[int(rows.rows[i])][PPG][:, 0]
-    read = windows.pulse_labels(ppg, 64.0, float(rows.column("motion_g")[i]))
-    np.testing.assert_array_equal(found[i], np.float32([read[name] for name in TARGETS]))
+  rows = fold_training.observed_enough(fold_training.usable(fold, config, "train"), 0.5)[0]
+  expected = []
+  for row, motion in zip(rows.rows, rows.column("motion_g"), strict=True):
+    read = windows.pulse_labels(rows.prepared[int(row)][PPG][:, 0], 64.0, float(motion))
+    expected.append([read[name] for name in TARGETS])
+  found = np.float32(expected)
+  walking = rows.column("motion_g") > windows.WALKING_G
+  assert walking.any()
+  assert np.isnan(found[walking]).all()
   both = np.isfinite(found[:, 0]) & np.isfinite(rows.column("hr_bpm"))
   assert both.sum() > 10
   difference = np.abs(found[both, 0] - rows.column("hr_bpm")[both])
   assert 0 < np.median(difference) < 1.0  # near the truth, and not the truth
-  walking = rows.column("motion_g") > windows.WALKING_G
-  assert np.isnan(found[walking]).all()
-  # Standardised by these very labels.
-  observed = np.flatnonzero(
-    (rows.column("ppg_coverage") >= 0.5) & (rows.column("acc_coverage") >= 0.5)
-  )
-  stored = models.read(folder / "fold0" / rivals.LABEL_DISTILLATION / "model").tensors
-  np.testing.assert_allclose(
-    stored["standardise.mean"], np.nanmean(found[observed].astype(float), axis=0), rtol=1e-5
-  )
+  one = given["label_distillation"]
+  source = one.sources["train"]
+  told = np.stack([source[i]["targets"] for i in range(len(source))])
+  np.testing.assert_array_equal(told, found[np.isfinite(found).any(axis=1)])
+  assert (one.settings.steps, one.settings.batch_size) == (config.steps, config.batch_size)
+
+
+def test_students_are_trained_on_augmented_windows_and_never_on_warped_time(run):
+  batch = {"acc": np.ones((8, 100, 3), np.float32), "acc_mask": np.ones((8, 100, 3), bool)}
+  for row, one in run[3].items():
+    changed = jax.jit(one.prepare)(batch, jax.random.key(0))
+    hidden = not np.asarray(changed["acc_mask"]).all()
+    turned = bool((np.asarray(changed["acc"])[np.asarray(changed["acc_mask"])] != 1).any())
+    assert (hidden, turned) == ((False, True) if row == "pretrained" else (True, False)), row
 
 
 def test_nothing_is_distilled_by_a_run_of_rivals(run):
-  folder, config, _ = run
+  folder, config, *_ = run
   with pytest.raises(DistillError, match=r"method is 'rivals': no student is distilled"):
     stages.train(config, folder)
 
 
 def test_an_unknown_method_is_refused(smoke):
-  with pytest.raises(DistillError, match=r"method is 'magic'; expected one of distil, rivals"):
+  with pytest.raises(DistillError, match=r"'magic'; expected one of distil, joint, rivals"):
     _config(smoke, "method=magic")

@@ -170,8 +170,10 @@ class FilterbankStem(nnx.Module):
     self.level = nnx.Linear(filters, width, rngs=rngs)
     self.rate = RateReader(mixes, waves, width, rngs=rngs)
 
-  def band_energy(self, signal: jax.Array) -> jax.Array:
+  def band_energy(self, signal: jax.Array, bank: jax.Array | None = None) -> jax.Array:
     """[batch, time, axes] -> [batch, frames, filters]: frame mean square, summed over axes.
+
+    `bank` [taps, filters] stands in for the learned one.
 
     The filtered signal is `filters` times the size of the signal, and only its power in each frame
     is wanted: it is made a few frames at a time, and again for the gradient, so that on a CPU it
@@ -183,17 +185,16 @@ class FilterbankStem(nnx.Module):
     reach = self.frame + self.taps - 1
     around = ((self.taps - 1) // 2, self.taps // 2)
     lanes = jnp.pad(jnp.moveaxis(signal, 2, 1), ((0, 0), (0, 0), around))
-    shifted = [
-      jnp.pad(self.bank[...], ((i, self.frame - 1 - i), (0, 0))) for i in range(self.frame)
-    ]
-    bank = jnp.concatenate(shifted, axis=1)  # [reach, frame * filters]
+    bank = self.bank[...] if bank is None else bank
+    places = [jnp.pad(bank, ((i, self.frame - 1 - i), (0, 0))) for i in range(self.frame)]
+    shifted = jnp.concatenate(places, axis=1)  # [reach, frame * filters]
     samples = self.frame * np.arange(at_once)[:, None] + np.arange(reach)
 
     @jax.checkpoint
     def some(start: jax.Array) -> jax.Array:
       length = (at_once - 1) * self.frame + reach
       near = jax.lax.dynamic_slice_in_dim(lanes, start, length, axis=2)
-      power = jnp.square(near[:, :, samples].reshape(-1, reach) @ bank)
+      power = jnp.square(near[:, :, samples].reshape(-1, reach) @ shifted)
       power = power.reshape(batch, axes, at_once, self.frame, -1)
       return jnp.sum(jnp.mean(power, axis=3), axis=1)
 
