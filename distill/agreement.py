@@ -98,7 +98,7 @@ def coverage(
   return {
     "level": level,
     "width": float(width[known].mean()) if known.any() else np.nan,
-    "coverage": interval.to_json(),
+    "coverage": interval.of_share().to_json(),
     "below": float(np.mean(share < level)) if len(share) else np.nan,
     "n_participants": interval.n,
   }

@@ -516,9 +516,9 @@ def score_classes(
   f1 = statistics.t_interval(np.array([_f1(code[rows], guess[rows]) for rows in people.values()]))
   accuracy = statistics.over_participants((guess == code).astype(np.float64), participant)
   return {
-    "auc": auc.to_json(),
-    "f1": f1.to_json(),
-    "accuracy": accuracy.to_json(),
+    "auc": auc.of_share().to_json(),
+    "f1": f1.of_share().to_json(),
+    "accuracy": accuracy.of_share().to_json(),
     "auc_pooled": _auc(code, probabilities),
     "f1_pooled": _f1(code, guess),
     "n_windows": len(true),

@@ -443,12 +443,13 @@ def _trait_table(target: str, rows: Mapping[str, Any], part: str) -> Table:
       for model in ordered(rows)
     ]
   else:
-    header = ("model", "AUC", "95 %", "F1", "accuracy %", "95 %")
+    header = ("model", "AUC", "95 %", "pooled AUC", "F1", "accuracy %", "95 %")
     cells = [
       (
         model_label(model),
         _number(rows[model]["auc"]["value"], 3),
         _range(rows[model]["auc"]["lo"], rows[model]["auc"]["hi"]),
+        _number(rows[model]["auc_pooled"], 3),
         _number(rows[model]["f1_pooled"], 3),
         _percent(rows[model]["accuracy"]["value"]),
         _range(rows[model]["accuracy"]["lo"], rows[model]["accuracy"]["hi"], scale=100),
@@ -459,7 +460,10 @@ def _trait_table(target: str, rows: Mapping[str, Any], part: str) -> Table:
   title = f"{plots.capital(target_label(target)[0])}: "
   if part == "classes":
     title += f"{first['n_windows']} windows of {people} participants"
-    note = "Logistic probes; AUC and accuracy are means over participants, F1 is over all windows."
+    note = (
+      "Logistic probes; AUC (of participants with more than one class) and accuracy are means over"
+      " participants, pooled AUC and F1 are over all windows."
+    )
   else:
     title += f"{people} participants, one mean embedding each"
     if not first["claim"]:

@@ -30,6 +30,12 @@ class Interval:
   hi: float
   n: int
 
+  def of_share(self) -> "Interval":
+    """With its ends clipped to [0, 1]: a share lies nowhere else."""
+    return dataclasses.replace(
+      self, lo=float(np.clip(self.lo, 0, 1)), hi=float(np.clip(self.hi, 0, 1))
+    )
+
   def to_json(self) -> dict[str, float]:
     """`{value, lo, hi}`, the form that reports use."""
     return {"value": self.value, "lo": self.lo, "hi": self.hi}

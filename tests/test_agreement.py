@@ -73,5 +73,6 @@ def test_coverage_is_told_by_participant():
   got = agreement.coverage(error, width, participant)
   assert got["coverage"]["value"] == pytest.approx(2 / 3)
   assert (got["below"], got["n_participants"], got["width"]) == (pytest.approx(1 / 3), 3, 2.0)
+  assert (got["coverage"]["lo"], got["coverage"]["hi"]) == (0.0, 1.0)  # clipped to what exists
   none = agreement.coverage(error, np.full(8, np.nan), participant)
   assert np.isnan([none["width"], none["coverage"]["value"], none["below"]]).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import linear_model, metrics, pipeline, preprocessing
 
-from distill import evaluate, probes, traits
+from distill import cli, embeddings, evaluate, probes, traits
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 
@@ -108,14 +108,17 @@ def test_classes_of_windows_are_told_apart_and_shuffled_ones_are_not(table):
   assert abs(traits.classes([{"s": blind}], "activity")["s"]["auc_pooled"] - 0.5) < 0.15
 
 
-def test_a_table_from_anywhere_is_probed_for_names_and_traits(table):
+def test_a_table_from_anywhere_is_probed_for_names_and_traits(table, tmp_path, capsys):
   assert set(evaluate.probe_table(table, "activity")["classes"]["activity"]) == {"embedding"}
   told = evaluate.probe_table(table, "sex")["traits"]["sex"]
   assert told["embedding"] == traits.people([{"embedding": table}], "sex")["embedding"]
   leak = table["split"].copy()
   leak[0] = "test"
-  with pytest.raises(DistillError, match="stands in both"):
-    evaluate.probe_table(EmbeddingTable(table.embedding, table.columns | {"split": leak}), "sex")
+  path = tmp_path / "leak.npz"
+  embeddings.save(EmbeddingTable(table.embedding, table.columns | {"split": leak}), path)
+  for target in ("sex", "age", "activity"):
+    assert cli.main(["probe", f"--embeddings={path}", f"--target={target}"]) == 2
+    assert "'p000' stands in both train and test" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
