@@ -126,6 +126,19 @@ def _training_verbs(verbs) -> None:
       parser.add_argument("--source", metavar="DIR", help="where the files of those sets lie")
     _config_options(parser, workdir=name != "prepare")
 
+  parser = _verb(
+    verbs, "benchmark", _benchmark, "a grid of runs side by side: tables, intervals, figures"
+  )
+  parser.add_argument(
+    "--config",
+    metavar="FILE",
+    required=True,
+    help="grid, such as configs/benchmark.py:smoke; --config.KEY=VALUE goes to every cell",
+  )
+  parser.add_argument("--workdir", metavar="DIR", required=True, help="cells, page and figures")
+  parser.add_argument("--out", metavar="FILE", help="Markdown file to write as well")
+  parser.add_argument("--json", action="store_true", help="print the summary as JSON, no table")
+
   parser = _verb(verbs, "inspect", _inspect, "what lies in a folder, and what is wrong with it")
   parser.add_argument("folder", metavar="DIR", help="official files, or your own with a manifest")
   parser.add_argument("--set", metavar="NAME", default="", help="read it as this set")
@@ -236,6 +249,19 @@ def _layers(options: argparse.Namespace, overrides: list[str]) -> None:
 
   layer_probe.run(_config(options, overrides), options.workdir)
   _say(layer_probe.text(options.workdir))
+
+
+def _benchmark(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import benchmark, comparison_report, report
+
+  grid = benchmark.load(options.config)
+  summary = benchmark.run(grid, options.workdir, overrides=overrides, out=options.out)
+  if options.json:
+    _say(report.to_json(summary).rstrip())
+  else:
+    _say(comparison_report.text(summary))
+    _say(f"page: {pathlib.Path(options.workdir) / benchmark.PAGE}")
+  benchmark.check(summary)
 
 
 # --- embedding and judging ------------------------------------------------------------------------

@@ -212,10 +212,7 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
   Raises:
     DistillError: no such file, an override that cannot be applied, a key that nobody reads.
   """
-  file, _, argument = str(path).partition(":")
-  if file and not pathlib.Path(file).is_file():
-    raise DistillError(f"no config file at {file}; the shipped ones are in configs/")
-  config = _get_config(pathlib.Path(file), argument) if file else base()
+  config = read(path) if str(path) else base()
   # What is built decides which other keys there are.
   builds = [text for text in overrides if text.partition("=")[0].endswith(".build")]
   config = _filled(_apply(config, builds))
@@ -243,7 +240,16 @@ def _arguments(config: ConfigDict, section: str) -> Mapping[str, inspect.Paramet
   return {name: parameter for name, parameter in found.items() if name != "self"}
 
 
-def _get_config(file: pathlib.Path, argument: str) -> ConfigDict:
+def read(path: str | pathlib.Path) -> ConfigDict:
+  """What `get_config()` of a file returns, as it is; see `load`.
+
+  Raises:
+    DistillError: no such file, or one whose `get_config()` fails.
+  """
+  name, _, argument = str(path).partition(":")
+  file = pathlib.Path(name)
+  if not file.is_file():
+    raise DistillError(f"no config file at {name}; the shipped ones are in configs/")
   spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
   if spec is None or spec.loader is None:
     raise DistillError(f"{file} is not a Python file; a config is one with get_config()")

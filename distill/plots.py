@@ -63,21 +63,21 @@ RHYTHM_LABELS = {
 }
 WAY_LABELS = {ACC_TO_PPG: "acceleration to PPG", PPG_TO_ACC: "PPG to acceleration"}
 
-_ACCENT, _INK, _MID = "#0b4f8a", "#1a1a1a", "#767676"
+ACCENT, INK, MID = "#0b4f8a", "#1a1a1a", "#767676"
 # White behind numbers that may stand on a line.
 _BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
   "font.size": 10,
   "axes.titlesize": 11,
   "axes.titleweight": "bold",
   "axes.titlelocation": "left",
   "axes.spines.top": False,
   "axes.spines.right": False,
-  "axes.edgecolor": _MID,
-  "axes.labelcolor": _INK,
+  "axes.edgecolor": MID,
+  "axes.labelcolor": INK,
   "axes.axisbelow": True,
-  "xtick.color": _INK,
-  "ytick.color": _INK,
+  "xtick.color": INK,
+  "ytick.color": INK,
   "legend.frameon": False,
   "legend.fontsize": 9,
   "lines.linewidth": 1.6,
@@ -135,7 +135,7 @@ def draw(report: Mapping[str, Any], run_folder: pathlib.Path) -> list[Plot]:
     report: as `distill.report.build` makes it.
     run_folder: where metrics.jsonl files are looked for.
   """
-  with style.context(["default", _STYLE]):
+  with style.context(["default", STYLE]):
     plots = [plot for name, one in report["sets"].items() for plot in _set_plots(name, one)]
     plots += _missing_plots(run_folder)
     return plots + list(_learning_curves(run_folder))
@@ -149,12 +149,13 @@ def _set_plots(name: str, one: Mapping[str, Any]) -> Iterator[Plot]:
     yield _retrieval(name, mark, one)
   for target, scatter in one["scatter"].items():
     if scatter:
-      yield _agreement(name, mark, target, scatter, one["probes"][target])
+      yield agreement(name, mark, target, scatter, one["probes"][target])
   if one.get("retention"):
     yield retention(name, one["retention"])
 
 
-def _finished(figure: Figure, name: str, set_name: str, title: str, alt: str) -> Plot:
+def finished(figure: Figure, name: str, set_name: str, title: str, alt: str) -> Plot:
+  """The figure as SVG and PNG, the same bytes on every run; see `Plot` for the other fields."""
   # A salt of its own gives every figure the same ids on every run.
   with mpl.rc_context({"svg.hashsalt": name}):
     text, pixels = io.StringIO(), io.BytesIO()
@@ -163,7 +164,8 @@ def _finished(figure: Figure, name: str, set_name: str, title: str, alt: str) ->
   return Plot(name, set_name, title, alt, text.getvalue(), pixels.getvalue())
 
 
-def _headed(figure: Figure, text: str) -> None:
+def headed(figure: Figure, text: str) -> None:
+  """Writes the heading of a figure."""
   figure.suptitle(text, x=0.008, ha="left", fontsize=12, fontweight="bold")
 
 
@@ -172,7 +174,7 @@ def capital(text: str) -> str:
   return text[:1].upper() + text[1:]
 
 
-def _ends(row: Mapping[str, Any], value: float) -> tuple[float, float]:
+def ends(row: Mapping[str, Any], value: float) -> tuple[float, float]:
   """(lo, hi) of an interval; both the value itself where there is none."""
   lo, hi = (value if row[end] is None else row[end] for end in ("lo", "hi"))
   return lo, hi
@@ -189,7 +191,7 @@ def _errors(set_name: str, mark: str, target: str, table: Mapping[str, Any]) -> 
   for place, model in enumerate(models):
     _error_row(axes, place, model, table[model])
   if "mean" in table:
-    axes.axvline(table["mean"]["mae"]["value"], color=_MID, linestyle=(0, (4, 3)), linewidth=1)
+    axes.axvline(table["mean"]["mae"]["value"], color=MID, linestyle=(0, (4, 3)), linewidth=1)
   names = [model_label(m) + (" *" if table[m]["circular"] else "") for m in models]
   axes.set_yticks(range(len(models)), names)
   for text, model in zip(axes.get_yticklabels(), models):
@@ -205,17 +207,17 @@ def _errors(set_name: str, mark: str, target: str, table: Mapping[str, Any]) -> 
   first = table[models[0]]
   title = f"{capital(label)} error by model"
   people = f"{first['n_participants']} people, {first['n_windows']} windows"
-  _headed(figure, f"{capital(label)} error, {mark}: {people}")
-  values = "; ".join(f"{model_label(m)} {_with_interval(table[m]['mae'])}" for m in models)
+  headed(figure, f"{capital(label)} error, {mark}: {people}")
+  values = "; ".join(f"{model_label(m)} {with_interval(table[m]['mae'])}" for m in models)
   alt = f"Mean absolute error of {label} in {unit} with 95 % intervals, {mark}. {values}."
-  return _finished(figure, f"{set_name}_{target}_mae", set_name, title, alt)
+  return finished(figure, f"{set_name}_{target}_mae", set_name, title, alt)
 
 
 def _error_row(axes: Axes, place: int, model: str, row: Mapping[str, Any]) -> None:
   value = row["mae"]["value"]
-  lo, hi = _ends(row["mae"], value)
+  lo, hi = ends(row["mae"], value)
   student, hollow = model == "student", row.get("oracle") or row["circular"]
-  colour = _ACCENT if student else _INK
+  colour = ACCENT if student else INK
   axes.plot([lo, hi], [place, place], color=colour, linewidth=3 if student else 1.6)
   axes.plot(
     value, place, marker="D" if student else "o", markersize=8 if student else 6.5, color=colour,
@@ -227,7 +229,8 @@ def _error_row(axes: Axes, place: int, model: str, row: Mapping[str, Any]) -> No
   )  # fmt: skip
 
 
-def _with_interval(row: Mapping[str, Any], digits: int = 1) -> str:
+def with_interval(row: Mapping[str, Any], digits: int = 1) -> str:
+  """Text of {value, lo, hi}."""
   if row["value"] is None:
     return "not available"
   if row["lo"] is None:
@@ -249,41 +252,41 @@ def _retrieval(set_name: str, mark: str, one: Mapping[str, Any]) -> Plot:
     panels[1].set_title("Partner shifted in time")
   whole = one["retrieval"][ACC_TO_PPG][-1]
   people = f"{whole['n_participants']} people, {whole['n_queries']} windows"
-  _headed(figure, f"Cross-modal retrieval, {mark}: {people}")
+  headed(figure, f"Cross-modal retrieval, {mark}: {people}")
   alt = (
     f"Cross-modal retrieval on {mark}. Acceleration to PPG, top-1 by gallery size: "
     + "; ".join(
-      f"{r['gallery']:.0f} windows {_percent(r['top1'])}" for r in one["retrieval"][ACC_TO_PPG]
+      f"{r['gallery']:.0f} windows {percent(r['top1'])}" for r in one["retrieval"][ACC_TO_PPG]
     )
-    + f". Chance in the whole set {_percent(whole['chance_top1'])}."
+    + f". Chance in the whole set {percent(whole['chance_top1'])}."
   )
   for control, ways in one["controls"].items():
     row = ways[ACC_TO_PPG][0]
     alt += (
-      f" {capital(CONTROL_LABELS[control])}: {_percent(row['top1'])}, chance"
-      f" {_percent(row['chance_top1'])}."
+      f" {capital(CONTROL_LABELS[control])}: {percent(row['top1'])}, chance"
+      f" {percent(row['chance_top1'])}."
     )
   for name, some in one.get("rhythm", {}).items():
     rows = some["retrieval"][ACC_TO_PPG]
-    values = "; ".join(f"{r['gallery']:.0f} windows {_percent(r['top1'])}" for r in rows)
+    values = "; ".join(f"{r['gallery']:.0f} windows {percent(r['top1'])}" for r in rows)
     alt += f" {capital(RHYTHM_LABELS[name])}: {values}."
-  return _finished(figure, f"{set_name}_retrieval", set_name, "Cross-modal retrieval", alt)
+  return finished(figure, f"{set_name}_retrieval", set_name, "Cross-modal retrieval", alt)
 
 
 def _galleries(axes: Axes, one: Mapping[str, Any]) -> None:
   looks: dict[str, Any] = {
-    ACC_TO_PPG: {"color": _ACCENT, "marker": "o", "linestyle": "-"},
-    PPG_TO_ACC: {"color": _MID, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
+    ACC_TO_PPG: {"color": ACCENT, "marker": "o", "linestyle": "-"},
+    PPG_TO_ACC: {"color": MID, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
   }
   for way, rows in one["retrieval"].items():
     size, top1 = (np.array([row[key] for row in rows]) for key in ("gallery", "top1"))
-    ends = np.array([_ends(row, row["top1"]) for row in rows])
+    limits = np.array([ends(row, row["top1"]) for row in rows])
     if way == ACC_TO_PPG:
-      axes.fill_between(size, ends[:, 0], ends[:, 1], color=_ACCENT, alpha=0.15, linewidth=0)
+      axes.fill_between(size, limits[:, 0], limits[:, 1], color=ACCENT, alpha=0.15, linewidth=0)
     axes.plot(size, top1, label=WAY_LABELS[way], **looks[way])
   for (name, some), look in zip(one.get("rhythm", {}).items(), ("D-.", "*:")):
     points = [(row["gallery"], row["top1"]) for row in some["retrieval"][ACC_TO_PPG]]
-    axes.plot(*zip(*points), look, color=_INK, markerfacecolor="white", label=RHYTHM_LABELS[name])
+    axes.plot(*zip(*points), look, color=INK, markerfacecolor="white", label=RHYTHM_LABELS[name])
   rows = one["retrieval"][ACC_TO_PPG]
   sizes = [row["gallery"] for row in rows]
   for control, marker in (("same_participant", "^"), ("hr_matched", "v"), ("shuffled", "x")):
@@ -291,20 +294,21 @@ def _galleries(axes: Axes, one: Mapping[str, Any]) -> None:
       row = one["controls"][control][ACC_TO_PPG][0]
       sizes.append(row["gallery"])
       axes.plot(
-        row["gallery"], row["top1"], marker, color=_INK, markersize=8, markerfacecolor="white",
-        label=f"{CONTROL_LABELS[control]} (chance {_percent(row['chance_top1'])})",
+        row["gallery"], row["top1"], marker, color=INK, markersize=8, markerfacecolor="white",
+        label=f"{CONTROL_LABELS[control]} (chance {percent(row['chance_top1'])})",
       )  # fmt: skip
   span = np.geomspace(max(min(sizes), 1), max(sizes), 100)
-  axes.plot(span, 1 / span, color=_INK, linestyle=":", label="chance, 1 / gallery")
-  _log_ticks(axes, sorted({round(row["gallery"]) for row in rows}))
-  _share_axis(axes)
+  axes.plot(span, 1 / span, color=INK, linestyle=":", label="chance, 1 / gallery")
+  log_ticks(axes, sorted({round(row["gallery"]) for row in rows}))
+  share_axis(axes)
   axes.set_xlabel("candidates in the gallery, windows (log scale)")
   axes.set_ylabel("top-1")
   axes.grid(axis="y")
   _legend_below(axes)
 
 
-def _log_ticks(axes: Axes, sizes: Sequence[int]) -> None:
+def log_ticks(axes: Axes, sizes: Sequence[float]) -> None:
+  """A logarithmic x axis with ticks at those of the sorted sizes that stand apart."""
   axes.set_xscale("log")
   apart = [sizes[-1]]
   for size in reversed(sizes[:-1]):
@@ -318,19 +322,19 @@ def _log_ticks(axes: Axes, sizes: Sequence[int]) -> None:
 def _shifts(axes: Axes, one: Mapping[str, Any]) -> None:
   rows = one["shift_curve"][ACC_TO_PPG]
   place = np.arange(len(rows))
-  axes.plot(place, [row["top10"] for row in rows], "s--", color=_MID, label="top-10")
-  axes.plot(place, [row["top1"] for row in rows], "o-", color=_ACCENT, label="top-1")
+  axes.plot(place, [row["top10"] for row in rows], "s--", color=MID, label="top-10")
+  axes.plot(place, [row["top1"] for row in rows], "o-", color=ACCENT, label="top-1")
   chance = rows[0]["chance_top1"]
-  axes.axhline(10 * chance, color=_MID, linestyle=":", linewidth=1.2, label="chance, top-10")
-  axes.axhline(chance, color=_INK, linestyle=":", linewidth=1.2, label="chance, top-1")
+  axes.axhline(10 * chance, color=MID, linestyle=":", linewidth=1.2, label="chance, top-10")
+  axes.axhline(chance, color=INK, linestyle=":", linewidth=1.2, label="chance, top-1")
   axes.set_xticks(place, [_duration(row["shift_s"]) for row in rows])
-  _share_axis(axes)
+  share_axis(axes)
   axes.set_xlabel("acceleration to PPG that starts later by")
   axes.grid(axis="y")
   _legend_below(axes)
 
 
-def _share_axis(axes: Axes) -> None:
+def share_axis(axes: Axes) -> None:
   """From 0 to what there is, which may be a few per cent, and at most 100 %."""
   axes.set_ylim(0, min(1.02, 1.02 * axes.get_ylim()[1]))
   axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -345,25 +349,27 @@ def _duration(seconds: float) -> str:
   return f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} min"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+  """Text of a share."""
   return f"{100 * share:.1f} %"
 
 
 # --- predicted against true -----------------------------------------------------------------------
 
 
-def _agreement(
+def agreement(
   set_name: str, mark: str, target: str, scatter: Mapping[str, Any], table: Mapping[str, Any]
 ) -> Plot:
+  """Predicted against true and Bland-Altman of the student, from the parts of a report."""
   label, unit = target_label(target)
   true, predicted = np.array(scatter["true"]), np.array(scatter["predicted"])
   row = table[scatter["model"]]
   figure = Figure(figsize=(10, 4.2), layout="constrained")
   left, right = figure.subplots(1, 2)
-  look = {"s": 13, "color": _ACCENT, "alpha": 0.4, "linewidths": 0, "rasterized": True}
+  look = {"s": 13, "color": ACCENT, "alpha": 0.4, "linewidths": 0, "rasterized": True}
   left.scatter(true, predicted, **look)
   span = np.array([min(true.min(), predicted.min()), max(true.max(), predicted.max())])
-  left.plot(span, span, color=_INK, linewidth=1)
+  left.plot(span, span, color=INK, linewidth=1)
   left.set_xlabel(f"true {label}, {unit}")
   left.set_ylabel(f"predicted {label}, {unit}")
   margin = 0.04 * np.ptp(span)
@@ -378,7 +384,7 @@ def _agreement(
   ):
     if value is None:  # one participant says nothing of people
       continue
-    right.axhline(value, color=_INK, linestyle=dashes, linewidth=1)
+    right.axhline(value, color=INK, linestyle=dashes, linewidth=1)
     right.annotate(
       f"{name}: {value:+.1f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 5),
       textcoords="offset points", ha="right", fontsize=9, bbox=_BEHIND,
@@ -390,14 +396,14 @@ def _agreement(
     axes.grid()
   title = f"{capital(label)} of the student: predicted against true, and Bland-Altman"
   people = f"{row['n_participants']} people, {row['n_windows']} windows"
-  _headed(figure, f"{capital(label)} of the distilled student, {mark}: {people}")
+  headed(figure, f"{capital(label)} of the distilled student, {mark}: {people}")
   alt = (
     f"Two scatter plots of the student's {label} on {mark}: predicted against true (r"
     f" {_number(row['r'], 2)}) and Bland-Altman (bias"
     f" {_number(found['bias']['value'], 1)} {unit}, limits of agreement"
     f" {_number(found['lower'], 1)} to {_number(found['upper'], 1)} {unit}), {len(true)} windows."
   )
-  return _finished(figure, f"{set_name}_{target}_agreement", set_name, title, alt)
+  return finished(figure, f"{set_name}_{target}_agreement", set_name, title, alt)
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -420,11 +426,11 @@ METHOD_LABELS = {
   "complete_last": "trained complete, last value",
 }
 _METHOD_LOOKS: dict[str, dict[str, Any]] = {
-  "aim_mask": {"color": _ACCENT, "marker": "o", "linestyle": "-"},
-  "complete_mask": {"color": _INK, "marker": "x", "linestyle": "-"},
-  "complete_zero": {"color": _MID, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
-  "complete_linear": {"color": _MID, "marker": "^", "linestyle": "-.", "markerfacecolor": "white"},
-  "complete_last": {"color": _MID, "marker": "v", "linestyle": ":", "markerfacecolor": "white"},
+  "aim_mask": {"color": ACCENT, "marker": "o", "linestyle": "-"},
+  "complete_mask": {"color": INK, "marker": "x", "linestyle": "-"},
+  "complete_zero": {"color": MID, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
+  "complete_linear": {"color": MID, "marker": "^", "linestyle": "-.", "markerfacecolor": "white"},
+  "complete_last": {"color": MID, "marker": "v", "linestyle": ":", "markerfacecolor": "white"},
 }
 
 
@@ -435,7 +441,7 @@ def _missing_plots(run_folder: pathlib.Path) -> list[Plot]:
 
 def draw_missing(found: Mapping[str, Any]) -> list[Plot]:
   """Curves over the observed share, one figure for each set of missing.json (`distill.missing`)."""
-  with style.context(["default", _STYLE]):
+  with style.context(["default", STYLE]):
     return [_missing(name, one) for name, one in found.items()]
 
 
@@ -456,7 +462,7 @@ def _missing(set_name: str, one: Mapping[str, Any]) -> Plot:
     axes.set_xlabel("observed, % of the time")
   figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
   mark = marked(set_name, one["simulated"])
-  _headed(
+  headed(
     figure,
     f"Less and less observed, {mark}: {one['participants']} people, {one['windows']} windows",
   )
@@ -466,7 +472,7 @@ def _missing(set_name: str, one: Mapping[str, Any]) -> Plot:
     f" {row['fill_loss']:.2f}, trained with gaps {row['aim_loss']:.2f}"
     for row in one["aims"]
   )
-  return _finished(figure, f"missing_{set_name}", set_name, "Missing data", alt + ".")
+  return finished(figure, f"missing_{set_name}", set_name, "Missing data", alt + ".")
 
 
 def _missing_panel(axes: Axes, curves: Sequence[Mapping[str, Any]], pattern: str, measure: str):
@@ -481,8 +487,8 @@ def _missing_panel(axes: Axes, curves: Sequence[Mapping[str, Any]], pattern: str
       **look,
     )
     if method == "aim_mask":
-      ends = np.array([_ends(row[measure], row[measure]["value"]) for row in rows])
-      axes.fill_between(share, ends[:, 0], ends[:, 1], color=_ACCENT, alpha=0.15, linewidth=0)
+      limits = np.array([ends(row[measure], row[measure]["value"]) for row in rows])
+      axes.fill_between(share, limits[:, 0], limits[:, 1], color=ACCENT, alpha=0.15, linewidth=0)
   axes.set_xlim(103, 7)
   axes.grid(axis="y")
 
@@ -514,19 +520,19 @@ def _learning_curves(run_folder: pathlib.Path) -> Iterator[Plot]:
     axes.set_xlabel("step")
   figure.axes[0].set_ylabel("loss")
   figure.axes[0].legend()
-  _headed(figure, "Learning curves, one line for each fold")
+  headed(figure, "Learning curves, one line for each fold")
   alt = "Learning curves, training and validation loss by step. " + " ".join(
     f"{name}: validation loss {_span([x['val/loss'] for x in lines if 'val/loss' in x])}."
     for found in runs.values()
     for name, lines in found
   )
-  yield _finished(figure, "learning_curves", "", "Learning curves", alt)
+  yield finished(figure, "learning_curves", "", "Learning curves", alt)
 
 
 def _losses(axes: Axes, found: Sequence[tuple[str, list[dict[str, Any]]]]) -> None:
   looks: dict[str, Any] = {
-    "train/loss": {"color": _MID, "linestyle": "-", "linewidth": 1.1, "label": "training"},
-    "val/loss": {"color": _ACCENT, "marker": "o", "markersize": 4, "label": "validation"},
+    "train/loss": {"color": MID, "linestyle": "-", "linewidth": 1.1, "label": "training"},
+    "val/loss": {"color": ACCENT, "marker": "o", "markersize": 4, "label": "validation"},
   }
   for number, (_, lines) in enumerate(found):
     for key, look in looks.items():
@@ -567,7 +573,7 @@ def retention(set_name: str, one: Mapping[str, Any]) -> Plot:
   for name, row in one["variants"].items():
     others = [m["change"]["value"] for k, m in row["measures"].items() if k != task]
     points[name] = (100 * row["gain"], -100 * float(np.mean([v for v in others if v is not None])))
-  with style.context(["default", _STYLE]):
+  with style.context(["default", STYLE]):
     figure = Figure(figsize=(7.6, 5.2), layout="constrained")
     axes = figure.subplots()
     _retention_points(axes, one, points)
@@ -575,13 +581,13 @@ def retention(set_name: str, one: Mapping[str, Any]) -> Plot:
     axes.set_xlabel(f"{label}: error less than the start's, %  (better to the right)")
     axes.set_ylabel("other probes and retrieval: mean change, %\n(better upwards, 0 = kept)")
     title = f"What fine-tuning on {label} gains and costs"
-    _headed(figure, f"{title}, {marked(set_name, one['simulated'])}")
+    headed(figure, f"{title}, {marked(set_name, one['simulated'])}")
     values = "; ".join(
       f"{variant_label(name, one['variants'][name]['alpha'])}: task {x:+.1f} %, others {y:+.1f} %"
       for name, (x, y) in points.items()
     )
     alt = f"Gain on the task against the mean change of everything else. {values}."
-    return _finished(figure, f"{set_name}_retention", set_name, title, alt)
+    return finished(figure, f"{set_name}_retention", set_name, title, alt)
 
 
 def _retention_points(
@@ -589,18 +595,18 @@ def _retention_points(
 ) -> None:
   alphas = {name: row["alpha"] for name, row in one["variants"].items() if row["alpha"] is not None}
   curve = sorted(alphas, key=alphas.__getitem__)
-  axes.axhline(0, color=_MID, linewidth=1)
-  axes.plot(*zip(*(points[name] for name in curve)), color=_ACCENT, marker="o", label="Speech-FT")
+  axes.axhline(0, color=MID, linewidth=1)
+  axes.plot(*zip(*(points[name] for name in curve)), color=ACCENT, marker="o", label="Speech-FT")
   for name in curve:
     picked = alphas[name] == one["chosen_alpha"]
     if picked:
-      axes.plot(*points[name], marker="o", markersize=13, markerfacecolor="none", color=_ACCENT)
+      axes.plot(*points[name], marker="o", markersize=13, markerfacecolor="none", color=ACCENT)
     text = f"{alphas[name]:g}" + (" (picked)" if picked else "")
     axes.annotate(
-      text, points[name], xytext=(6, 6), textcoords="offset points", fontsize=9, color=_ACCENT
+      text, points[name], xytext=(6, 6), textcoords="offset points", fontsize=9, color=ACCENT
     )
   for name, marker in zip([n for n in points if n not in alphas], "sD^vPX"):
-    axes.plot(*points[name], marker=marker, markersize=8, linestyle="none", color=_INK,
+    axes.plot(*points[name], marker=marker, markersize=8, linestyle="none", color=INK,
               markerfacecolor="white", label=variant_label(name, None))  # fmt: skip
   axes.grid()
   axes.margins(0.12)

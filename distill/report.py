@@ -107,20 +107,26 @@ def write(run_folder: str | pathlib.Path, report: Mapping[str, Any]) -> pathlib.
   run_folder = pathlib.Path(run_folder)
   run_folder.mkdir(parents=True, exist_ok=True)
   drawn = plots.draw(report, run_folder)
-  partial = run_folder / "plots.partial"
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir()
-  for plot in drawn:
-    (partial / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
-    (partial / f"{plot.name}.png").write_bytes(plot.png)
-  shutil.rmtree(run_folder / "plots", ignore_errors=True)
-  partial.rename(run_folder / "plots")
-  _replace(run_folder / "report.html", html(report, drawn))
-  _replace(run_folder / "report.json", to_json(report))
+  write_plots(run_folder / "plots", drawn)
+  replace(run_folder / "report.html", html(report, drawn))
+  replace(run_folder / "report.json", to_json(report))
   return run_folder / "report.html"
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
+def write_plots(folder: pathlib.Path, drawn: Sequence[plots.Plot]) -> None:
+  """Replaces a folder by one that holds <name>.svg and <name>.png of every figure."""
+  partial = folder.with_name(folder.name + ".partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  for plot in drawn:
+    (partial / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
+    (partial / f"{plot.name}.png").write_bytes(plot.png)
+  shutil.rmtree(folder, ignore_errors=True)
+  partial.rename(folder)
+
+
+def replace(path: pathlib.Path, text: str) -> None:
+  """Writes a file that appears whole or not at all."""
   partial = path.with_name(path.name + ".partial")
   partial.write_text(text, encoding="utf-8")
   partial.replace(path)
@@ -150,6 +156,27 @@ def load(run_folder: str | pathlib.Path) -> dict[str, Any]:
 
 def html(report: Mapping[str, Any], drawn: Sequence[plots.Plot]) -> str:
   """The report as one HTML page that needs no other file and no network."""
+  sections = [
+    {
+      "name": plots.marked(name, one["simulated"]),
+      "summary": summary_text(one),
+      "plots": [plot for plot in drawn if plot.set_name == name],
+      "tables": list(_set_tables(one)),
+    }
+    for name, one in report["sets"].items()
+  ]
+  return page(
+    "report.html",
+    report=report,
+    sections=sections,
+    run_plots=[plot for plot in drawn if not plot.set_name],
+    config=json.dumps(report["config"], indent=2),
+    duration=_seconds,
+  )
+
+
+def page(template: str, **fields: Any) -> str:
+  """A template of distill/templates/ filled in; `data_uri` turns a plot into an address."""
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("distill"),
     autoescape=True,
@@ -157,23 +184,7 @@ def html(report: Mapping[str, Any], drawn: Sequence[plots.Plot]) -> str:
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
   )
-  sections = [
-    {
-      "name": plots.marked(name, one["simulated"]),
-      "summary": _summary(one),
-      "plots": [plot for plot in drawn if plot.set_name == name],
-      "tables": list(_set_tables(one)),
-    }
-    for name, one in report["sets"].items()
-  ]
-  return environment.get_template("report.html").render(
-    report=report,
-    sections=sections,
-    run_plots=[plot for plot in drawn if not plot.set_name],
-    data_uri=_data_uri,
-    config=json.dumps(report["config"], indent=2),
-    duration=_seconds,
-  )
+  return environment.get_template(template).render(data_uri=_data_uri, **fields)
 
 
 def _data_uri(plot: plots.Plot) -> str:
@@ -198,7 +209,7 @@ def table(report: Mapping[str, Any]) -> str:
   parts = []
   for name, one in report["sets"].items():
     mark = "   *** SIMULATED ***" if one["simulated"] else ""
-    parts.append(f"Set {name}{mark}\n{textwrap.fill(_summary(one), 100)}")
+    parts.append(f"Set {name}{mark}\n{textwrap.fill(summary_text(one), 100)}")
     parts += [_fixed_width(some) for some in _set_tables(one, brief=True)]
   return "\n\n".join(parts) + "\n"
 
@@ -207,7 +218,7 @@ def markdown(report: Mapping[str, Any]) -> str:
   """The tables as Markdown, with the seed, the times and the versions that they rest on."""
   parts = []
   for name, one in report["sets"].items():
-    parts.append(f"## {plots.marked(name, one['simulated'])}\n\n{_summary(one)}")
+    parts.append(f"## {plots.marked(name, one['simulated'])}\n\n{summary_text(one)}")
     parts += [_pipes(some) for some in _set_tables(one)]
   timing = ", ".join(f"{stage} {_seconds(s)}" for stage, s in report["timing"].items())
   versions = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
@@ -215,7 +226,7 @@ def markdown(report: Mapping[str, Any]) -> str:
   return "\n\n".join(parts) + "\n"
 
 
-def _summary(one: Mapping[str, Any]) -> str:
+def summary_text(one: Mapping[str, Any]) -> str:
   """One paragraph: how much was held out, how much of it is labelled and usable."""
   windows = one["windows"]["all"]
   text = (
@@ -633,6 +644,16 @@ def _classes_table(task: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     " than one class and so an AUC) with 95 % t intervals; chance is an AUC of 0.5."
   )
   return Table(title, tuple(header), cells, note, brief=tuple(range(len(header))))
+
+
+def as_text(tables: Sequence[Table]) -> str:
+  """Tables as fixed-width text, the columns of `brief` alone."""
+  return "\n\n".join(map(_fixed_width, tables))
+
+
+def as_markdown(tables: Sequence[Table]) -> str:
+  """Tables as Markdown, with their notes."""
+  return "\n\n".join(map(_pipes, tables))
 
 
 def _fixed_width(some: Table) -> str:

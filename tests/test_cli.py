@@ -11,7 +11,7 @@ from distill import cli, embeddings, models, report
 from distill.embeddings import EmbeddingTable
 from tests import pulses, runs
 
-VERBS = ("prepare", "pretrain", "train", "embed", "retrieve", "probe", "report", "run")
+VERBS = ("prepare", "pretrain", "train", "embed", "retrieve", "probe", "report", "run", "benchmark")
 SMALL = ("--config.data.simulated.participants=5", "--config.data.simulated.minutes=2")
 START_S = 1644227574.0
 
@@ -102,6 +102,9 @@ def test_help_lists_every_verb(capsys):
     (["prepare", "own", "--source=absent"], "manifest"),
     (["inspect", "absent"], "absent"),
     (["report"], "RUN"),
+    (["benchmark", "--workdir=x"], "--config"),
+    (["benchmark", "--config=absent.py", "--workdir=x"], "no config file at absent.py"),
+    (["benchmark", runs.CONFIG, "--workdir=x"], "is no benchmark: it lacks cells, seeds"),
     (["report", "absent"], "absent holds no run"),
     (["report", "absent", "--config.steps=3"], "report takes no config, so no --config.steps=3"),
     (["retrieve"], "retrieve needs a work folder, or --query and --gallery"),

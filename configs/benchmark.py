@@ -1,0 +1,118 @@
+"""The grids of `distill benchmark`: every cell is an ordinary config with overrides.
+
+  distill benchmark --config=configs/benchmark.py --workdir=runs/benchmark --out=docs/benchmark.md
+  distill benchmark --config=configs/benchmark.py:wrists --workdir=runs/wrists_benchmark \\
+    --config.data.source=DIR
+
+The simulated cohort: the fine sensor and the one of 1/64 g steps, beat-locked movement of 0 (there
+is nothing to see) to 2 times what is known of wrists, three seeds. "wrists": recorded wrists in
+five folds, and a set that nothing is fitted to. "scaling": training people, minutes and students
+of several sizes. "small" is a part of the simulated grid with a reduced cohort and one seed;
+"smoke" shows in minutes that it runs. Sizes and steps are ours.
+"""
+
+import pathlib
+
+from distill.comparison import Cell, Curve
+from distill.config import ConfigDict
+
+HERE = pathlib.Path(__file__).parent
+QUICKSTART = str(HERE / "quickstart.py")
+DEVICES = {"fine": "fine", "coarse": "e4"}  # name in cells -> of the simulated cohort
+LABELS = {"fine": "fine sensor", "coarse": "1/64 g sensor"}
+AMPLITUDE = "beat-locked movement, times the known one"
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """One of the grids."""
+  grids = {"": _simulated, "wrists": _wrists, "scaling": _scaling, "small": _small, "smoke": _smoke}
+  if variant not in grids:
+    raise ValueError(f"unknown variant {variant!r}; there are: {', '.join(filter(None, grids))}")
+  return grids[variant]()
+
+
+def _grid(name, cells, curves, *, reference: str, seeds=(0, 1, 2)) -> ConfigDict:
+  return ConfigDict(
+    {
+      "name": name,
+      "cells": tuple(cells),
+      "seeds": tuple(seeds),
+      "reference": reference,
+      "curves": tuple(curves),
+    }
+  )
+
+
+def _by_amplitude(config: str, amplitudes, overrides=()) -> tuple[list[Cell], list[Curve]]:
+  """The same config on both sensors at several amplitudes, and their curve."""
+  names = {device: [f"{device}-x{amplitude:g}" for amplitude in amplitudes] for device in DEVICES}
+  cells = [
+    Cell(
+      name,
+      config,
+      (
+        f"data.simulated.device={DEVICES[device]}",
+        f"data.simulated.amplitude={float(amplitude)}",
+        *overrides,
+      ),
+    )
+    for device in DEVICES
+    for name, amplitude in zip(names[device], amplitudes, strict=True)
+  ]
+  lines = {LABELS[device]: tuple(some) for device, some in names.items()}
+  return cells, [Curve("amplitude", "data.simulated.amplitude", AMPLITUDE, lines)]
+
+
+def _simulated() -> ConfigDict:
+  galleries = ("evaluate.galleries=(30,100,300,1000)",)
+  cells, curves = _by_amplitude(QUICKSTART, (0, 0.25, 0.5, 1, 2), galleries)
+  return _grid("simulated", cells, curves, reference="fine-x1")
+
+
+def _small() -> ConfigDict:
+  # About 24 minutes on two cores, from what the parts of the demo take.
+  overrides = (
+    "data.simulated.participants=800",
+    "steps=300",
+    "eval_every=60",
+    "supervised.steps=190",
+    "supervised.eval_every=60",
+    "evaluate.galleries=(30,100,300,1000)",
+  )
+  cells, curves = _by_amplitude(QUICKSTART, (0, 1, 2), overrides)
+  return _grid("small", cells, curves, reference="fine-x1", seeds=(0,))
+
+
+def _smoke() -> ConfigDict:
+  cells, curves = _by_amplitude(f"{QUICKSTART}:smoke", (0, 1))
+  names = ("fine-x0", "fine-x1")
+  curve = Curve("amplitude", curves[0].x, AMPLITUDE, {LABELS["fine"]: names})
+  kept = [cell for cell in cells if cell.name in names]
+  return _grid("smoke", kept, [curve], reference="fine-x1", seeds=(0,))
+
+
+def _wrists() -> ConfigDict:
+  config, away = str(HERE / "wrists.py"), ("data.external=('ieee_spc_2015',)",)
+  cells = [
+    Cell("wrists", config, away),
+    Cell("contrastive-alone", config, (*away, "loss.regression=0.0")),
+    Cell("regression-alone", config, (*away, "loss.contrastive=0.0")),
+  ]
+  return _grid("wrists", cells, (), reference="wrists")
+
+
+def _scaling() -> ConfigDict:
+  people = {f"people-{n}": (f"data.train_people={n}",) for n in (80, 320)}
+  minutes = {f"minutes-{n}": (f"data.train_minutes={float(n)}",) for n in (2, 4)}
+  widths = {f"width-{n}": (f"student.width={n}",) for n in (16, 32, 128)}
+  cells = [Cell("all", QUICKSTART)]
+  cells += [Cell(name, QUICKSTART, some) for name, some in (people | minutes | widths).items()]
+  curves = [
+    Curve(name, x, label, {"fine sensor": (*some, "all")}, log=True)
+    for name, x, label, some in (
+      ("people", "train_people", "training people (log scale)", people),
+      ("minutes", "train_minutes", "training minutes of all people (log scale)", minutes),
+      ("size", "student_parameters", "parameters of the student (log scale)", widths),
+    )
+  ]
+  return _grid("scaling", cells, curves, reference="all")

@@ -1,0 +1,310 @@
+"""Tables, Markdown and HTML of a benchmark, all made of one summary (`distill.comparison`)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from distill import plots, report
+from distill.comparison import FACTS, STUDENT, on_set, set_names, targets_of
+from distill.plots import CONTROL_LABELS, capital, model_label, ordered, target_label
+from distill.report import Table
+from distill.retrieval import ACC_TO_PPG
+
+REFERENCES = ("teacher", "ppg_signal_processing", "own_mean")  # see the PPG or the true labels
+
+
+def set_tables(summary: Mapping[str, Any], set_name: str) -> Iterator[Table]:
+  """The tables of one set: errors by model, student against rivals, retrieval, motion, cells."""
+  cells = on_set(summary, set_name)
+  for target in targets_of(summary, set_name):
+    probed = {name: one for name, one in cells.items() if target in one["probes"]}
+    yield _error_table(summary, set_name, target, probed)
+    yield _rival_table(target, probed)
+  searched = {name: one for name, one in cells.items() if one["retrieval"]}
+  if searched:
+    yield _retrieval_table(summary, set_name, searched)
+  yield _motion_table(cells)
+  if summary["differences"].get(set_name):
+    yield _difference_table(summary, set_name)
+
+
+def _error_table(summary, set_name: str, target: str, cells: Mapping[str, Any]) -> Table:
+  label, unit = target_label(target)
+  models = ordered({model: None for one in cells.values() for model in one["probes"][target]})
+  others = [model for model in models if model != STUDENT]
+  header = ("cell", f"distilled student, {unit}", "95 %", "SD over seeds", "people", "labels")
+  rows = []
+  for name, one in cells.items():
+    table = one["probes"][target]
+    row = table[STUDENT]
+    told = row["label_origin"] + ("" if row["measurable"] is not False else ", not measurable")
+    rows.append(
+      (
+        name,
+        number(row["mae"]["value"]),
+        span(row["mae"]),
+        number(summary["cells"][name]["seed_sd"][set_name].get(target)),
+        str(row["n_participants"]),
+        told or "unknown",
+        *(number(table[model]["mae"]["value"]) if model in table else "" for model in others),
+      )
+    )
+  tables = [one["probes"][target] for one in cells.values()]
+  circular = any(row["circular"] for table in tables for row in table.values())
+  note = (
+    "MAE is the mean over participants of their MAE, averaged over seeds, with a 95 % t interval"
+    " over participants."
+  )
+  if circular:
+    note += " The labels were made of the PPG: what reads the PPG is circular here."
+  return Table(
+    f"{capital(label)}: error of every model, {unit}",
+    (*header, *map(model_label, others)),
+    rows,
+    note,
+    brief=(0, 1, 2, 3, 4),
+  )
+
+
+def _rival_table(target: str, cells: Mapping[str, Any]) -> Table:
+  label, unit = target_label(target)
+  models = ordered({model: None for one in cells.values() for model in one["differences"][target]})
+  rows = []
+  for name, one in cells.items():
+    found = [one["differences"][target].get(model) for model in models]
+    rows.append((name, *(difference(row) if row else "" for row in found)))
+  note = (
+    "Paired by participant, with a 95 % t interval; negative: the student is better. In brackets"
+    " per cent of the other model's error."
+  )
+  brief = [k for k, model in enumerate(models, start=1) if model not in REFERENCES]
+  return Table(
+    f"{capital(label)}: distilled student minus each other model, {unit}",
+    ("cell", *map(model_label, models)),
+    rows,
+    note,
+    brief=(0, *brief[:3]),
+  )
+
+
+def _retrieval_table(summary, set_name: str, cells: Mapping[str, Any]) -> Table:
+  controls = list(dict.fromkeys(name for one in cells.values() for name in one["controls"]))
+  sizes = sorted({round(row["gallery"]) for one in cells.values()
+                  for row in one["retrieval"][ACC_TO_PPG][:-1]})  # fmt: skip
+  header = (
+    *("cell", "candidates", "top-1 %", "95 %", "SD over seeds", "chance %", "top-10 %", "MRR"),
+    *(f"top-1 % of {size}" for size in sizes),
+    *(f"{CONTROL_LABELS.get(name, name)}: top-1 (chance) %" for name in controls),
+  )
+  rows = []
+  for name, one in cells.items():
+    ways = one["retrieval"][ACC_TO_PPG]
+    whole, by_size = ways[-1], {round(row["gallery"]): row for row in ways[:-1]}
+    found = [one["controls"].get(control, {}).get(ACC_TO_PPG) for control in controls]
+    sd = summary["cells"][name]["seed_sd"][set_name].get("top1")
+    rows.append(
+      (
+        name,
+        number(whole["gallery"], 0),
+        percent(whole["top1"]),
+        span(whole, scale=100),
+        percent(sd),
+        percent(whole["chance_top1"], 2),
+        percent(whole["top10"]),
+        number(whole["mrr"], 3),
+        *(percent(by_size[size]["top1"]) if size in by_size else "" for size in sizes),
+        *(_with_chance(row[0]) if row else "" for row in found),
+      )
+    )
+  note = (
+    "Acceleration to PPG, cosine of projections, ties count against the model; the whole held-out"
+    " set first, then random galleries, then controls."
+  )
+  return Table("Retrieval", header, rows, note, brief=(0, 1, 2, 3, 5, 6))
+
+
+def _with_chance(row: Mapping[str, Any]) -> str:
+  return f"{percent(row['top1'])} ({percent(row['chance_top1'])})"
+
+
+def _motion_table(cells: Mapping[str, Any]) -> Table:
+  """Heart rate, or the first target there is, and top-1 by motion level."""
+  target = next((t for one in cells.values() for t in one["probes"]), "")
+  label, unit = target_label(target)
+  levels = list(dict.fromkeys(level for one in cells.values() for level in one["probes_by_motion"]))
+  header = ["cell"]
+  for level in levels:
+    header += [f"{level}: windows", f"student, {unit}", "95 %", f"mean, {unit}", "top-1 (chance) %"]
+  rows = []
+  for name, one in cells.items():
+    row = [name]
+    for level in levels:
+      table = one["probes_by_motion"].get(level, {}).get(target, {})
+      ranks = one["by_motion"].get(level, {}).get(ACC_TO_PPG)
+      student, mean = table.get(STUDENT), table.get("mean")
+      row += [
+        str(one["windows"][level]["n_windows"]),
+        number(student["mae"]["value"]) if student else "",
+        span(student["mae"]) if student else "",
+        number(mean["mae"]["value"]) if mean else "",
+        _with_chance(ranks[0]) if ranks else "",
+      ]
+    rows.append(tuple(row))
+  note = "Levels by SD of the acceleration; over several seeds the ends of intervals are averaged."
+  title = f"By motion: {label} and retrieval"
+  return Table(title, tuple(header), rows, note, brief=(0,))
+
+
+def _difference_table(summary: Mapping[str, Any], set_name: str) -> Table:
+  found = summary["differences"][set_name]
+  measures = list(dict.fromkeys(m for row in found.values() for m in row))
+  labels = {m: ", ".join(filter(None, target_label(m))) for m in measures if m != "top1"}
+  header = ("cell", *(labels.get(m, "top-1, percentage points") for m in measures), "people")
+  rows = []
+  for name, row in found.items():
+    cells = [
+      difference(row[m], scale=100 if m == "top1" else 1) if m in row else "" for m in measures
+    ]
+    people = max((one["n_participants"] for one in row.values()), default=0)
+    rows.append((name, *cells, str(people)))
+  note = (
+    "The student of each cell minus that of the reference on the same held-out people, paired by"
+    " participant, with a 95 % t interval; of errors, negative is better than the reference. In"
+    " brackets per cent of the reference."
+  )
+  return Table(
+    f"Each cell against {summary['reference']}", header, rows, note, brief=tuple(range(len(header)))
+  )
+
+
+def cells_table(summary: Mapping[str, Any]) -> Table:
+  """What each cell is: what it changes, its seeds, its size, its time."""
+  header = (
+    *("cell", "changes", "seeds", "training people", "training minutes", "student parameters"),
+    *("teacher parameters", "minutes of work"),
+  )
+  rows = []
+  for name, cell in summary["cells"].items():
+    rows.append(
+      (
+        name,
+        ", ".join(cell["overrides"]) or "none",
+        " ".join(map(str, cell["seeds"])),
+        *(number(cell["facts"].get(fact), 0) for fact in FACTS),
+        number(cell["seconds"] / 60, 1),
+      )
+    )
+  note = (
+    "People, minutes and parameters are counted in the first fold. A teacher or supervised student"
+    " that is the same in two cells is trained once, in the first of them, and its time is told"
+    " there."
+  )
+  return Table("The cells", header, rows, note, brief=(0, 2, 3, 4, 5, 7))
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def text(summary: Mapping[str, Any]) -> str:
+  """The tables as fixed-width text for a terminal."""
+  parts = [report.as_text([cells_table(summary)])]
+  for name in set_names(summary):
+    one = next(iter(on_set(summary, name).values()))
+    mark = "   *** SIMULATED ***" if one["simulated"] else ""
+    short = [table for table in set_tables(summary, name) if len(table.brief) > 1]
+    parts.append(f"Set {name}{mark}\n\n{report.as_text(short)}")
+  return "\n\n".join(parts) + "\n"
+
+
+def introduction(summary: Mapping[str, Any]) -> str:
+  """What was run, in one paragraph."""
+  seeds = ", ".join(map(str, summary["seeds"]))
+  several = len(summary["seeds"]) > 1
+  return (
+    f"Benchmark {summary['name']}: {len(summary['cells'])} cells, seed{'s' if several else ''}"
+    f" {seeds}. Every number is of people whom no model had seen."
+    + ("" if several else " One seed: chance of the training is not in the intervals.")
+  )
+
+
+def markdown(summary: Mapping[str, Any], drawn: Sequence[plots.Plot], images: str) -> str:
+  """The tables and figures as Markdown.
+
+  Args:
+    summary: as `summarise` returns it.
+    drawn: figures; each is shown as <images>/<name>.svg with its alt text.
+    images: folder of the figures, as seen from the Markdown file.
+  """
+  parts = [f"# Benchmark: {summary['name']}", introduction(summary)]
+  if summary["simulated"]:
+    parts.append("**Simulated** numbers are not results on people.")
+  parts += [_failures(summary)] if summary["failed"] else []
+  parts.append(report.as_markdown([cells_table(summary)]))
+  for name in set_names(summary):
+    one = next(iter(on_set(summary, name).values()))
+    parts.append(f"## {plots.marked(name, one['simulated'])}\n\n{report.summary_text(one)}")
+    parts += [_image(plot, images) for plot in drawn if plot.set_name == name]
+    parts.append(report.as_markdown(list(set_tables(summary, name))))
+  parts += [_image(plot, images) for plot in drawn if not plot.set_name]
+  versions = ", ".join(f"{package} {version}" for package, version in summary["versions"].items())
+  return "\n\n".join([*parts, f"{versions}."]) + "\n"
+
+
+def _image(plot: plots.Plot, images: str) -> str:
+  alt = plot.alt.replace("[", "(").replace("]", ")")
+  return f"![{alt}]({images}/{plot.name.replace(' ', '%20')}.svg)"
+
+
+def _failures(summary: Mapping[str, Any]) -> str:
+  lines = [f"- {name}: {why}" for name, why in summary["failed"].items()]
+  return "\n".join(["Cells that failed and are missing below:", "", *lines])
+
+
+def html(summary: Mapping[str, Any], drawn: Sequence[plots.Plot]) -> str:
+  """The benchmark as one HTML page that needs no other file and no network."""
+  sections = [
+    {
+      "name": plots.marked(name, one["simulated"]),
+      "summary": report.summary_text(one),
+      "plots": [plot for plot in drawn if plot.set_name == name],
+      "tables": list(set_tables(summary, name)),
+    }
+    for name in set_names(summary)
+    for one in [next(iter(on_set(summary, name).values()))]
+  ]
+  return report.page(
+    "benchmark.html",
+    summary=summary,
+    introduction=introduction(summary),
+    cells=cells_table(summary),
+    sections=sections,
+    other_plots=[plot for plot in drawn if not plot.set_name],
+  )
+
+
+def number(value: float | None, digits: int = 2) -> str:
+  """Text of a number; empty if there is none."""
+  return "" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+  """Text of a share in per cent, without the sign."""
+  return "" if share is None else f"{100 * share:.{digits}f}"
+
+
+def span(row: Mapping[str, Any], scale: float = 1) -> str:
+  """Text of an interval's ends."""
+  digits = 1 if scale == 100 else 2
+  ends = (row["lo"], row["hi"])
+  return "" if None in ends else " to ".join(f"{scale * end:.{digits}f}" for end in ends)
+
+
+def difference(row: Mapping[str, Any], scale: float = 1) -> str:
+  """Text of a paired difference: value, interval, share of the other's error."""
+  mae = row["mae"]
+  if mae["value"] is None:
+    return ""
+  digits = 1 if scale == 100 else 2
+  told = f"{scale * mae['value']:+.{digits}f}"
+  if mae["lo"] is not None:
+    told += f", {scale * mae['lo']:+.{digits}f} to {scale * mae['hi']:+.{digits}f}"
+  return told if row["relative"] is None else f"{told} ({100 * row['relative']:+.0f} %)"
