@@ -48,6 +48,7 @@ CELLS, SUMMARY, PAGE, TEXT, ERROR = (
   "error.txt",
 )
 ATLAS_POINTS = 600
+_TOLD = ("untrained", "supervised", "mean", "teacher")
 # Parts of a config that do not decide what a training gives; all others do. Amplitude is a factor
 # on acceleration alone (`distill.data.cohort`), which no teacher reads.
 _NEVER = (
@@ -110,13 +111,15 @@ def run(
     The summary (`distill.comparison.summarise`); `failed` holds what went wrong.
 
   Raises:
-    DistillError: a cell's config that cannot be resolved, before anything runs; or no cell could be
-      finished.
+    DistillError: a cell's config that cannot be resolved, or a work folder of a single run, before
+      anything runs; or no cell could be finished.
   """
   jobs = [
     (cell, seed, _config(cell, seed, overrides)) for seed in grid.seeds for cell in grid.cells
   ]
   folder = Path(folder)
+  if folder.is_file() or (folder / workdir.CONFIG).is_file():
+    raise DistillError(f"{folder} is a file or a single run; choose another --workdir")
   results: dict[str, dict[int, Result]] = {}
   failed: dict[str, str] = {}
   done: list[tuple[dict[str, Any], Path]] = []
@@ -169,7 +172,7 @@ def write(folder: Path, summary: Mapping[str, Any], out: str | Path | None = Non
 
 
 def line(made: Mapping[str, Any]) -> str:
-  """One line on a finished cell: error of the student and of its rivals, top-1, time."""
+  """One line on a finished cell: errors, top-1, time."""
   parts = []
   for name, one in made["sets"].items():
     target = next(iter(one["probes"]), None)
@@ -177,7 +180,7 @@ def line(made: Mapping[str, Any]) -> str:
       label, unit = plots.target_label(target)
       values = ", ".join(
         f"{model.replace('_', ' ')} {one['probes'][target][model]['mae']['value']:.2f}"
-        for model in ("student", "untrained", "supervised", "mean", "teacher")
+        for model in dict.fromkeys((comparison.subject(one["probes"][target]), *_TOLD))
         if model in one["probes"][target]
       )
       parts.append(f"{name} {label} {unit}: {values}")
@@ -289,7 +292,7 @@ def _told(failed: Mapping[str, str]) -> str:
 def result(config: ConfigDict, place: Path, made: Mapping[str, Any]) -> Result:
   """What the comparison needs of a finished cell."""
   fold = place / f"fold{config.folds[0]}"
-  lines = plots.read_metrics(fold / "student" / "metrics.jsonl")
+  lines = plots.read_metrics(_trained(fold) / "metrics.jsonl")
   losses = [[row["step"], row["val/loss"]] for row in lines if "val/loss" in row]
   maps = {name: atlas(fold / "embeddings" / name, config) for name in made["sets"]}
   return Result(made, facts(fold, config), losses, {k: v for k, v in maps.items() if v})
@@ -300,12 +303,19 @@ def facts(fold: Path, config: ConfigDict) -> dict[str, float | None]:
   people, minutes = 0, 0.0
   for name in config.data.sets:
     place = fold / "embeddings" / name
-    stored = pq.read_table(place / "student.parquet", columns=["split", "participant"])
-    train = np.array(stored["split"]) == "train"
-    people += len(set(np.array(stored["participant"])[train]))
-    minutes += train.sum() * json.loads((place / tables.TABLE).read_text())["window_s"] / 60
-  sizes = (_parameters(fold / role / "model") for role in ("student", "teacher"))
+    fields = json.loads((place / tables.TABLE).read_text())
+    rows = pq.read_table(place / f"{fields['models'][0]}.parquet", columns=["split", "participant"])
+    train = np.array(rows["split"]) == "train"
+    people += len(set(np.array(rows["participant"])[train]))
+    minutes += train.sum() * fields["window_s"] / 60
+  sizes = (_parameters(folder / "model") for folder in (_trained(fold), fold / "teacher"))
   return dict(zip(FACTS, (people, float(minutes), *sizes), strict=True))
+
+
+def _trained(fold: Path) -> Path:
+  """Folder of the training that a cell is about: of the student, or of what stands for it."""
+  roles = [role for role in ("student", "pretrained", "supervised") if (fold / role).is_dir()]
+  return fold / roles[0]
 
 
 def _parameters(folder: Path) -> int | None:
@@ -328,6 +338,8 @@ def atlas(folder: Path, config: ConfigDict) -> dict[str, Any]:
     label.
   """
   projections, target = tables.read(folder).projections, config.evaluate.targets[0]
+  if not {"teacher", "student"} <= set(projections):
+    return {}
   sides = {name: projections[name] for name in ("teacher", "student")}
   if target not in sides["teacher"].columns:
     return {}

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from distill import report, statistics
+from distill import plots, report, statistics
 from distill.errors import DistillError, nearest
 from distill.retrieval import ACC_TO_PPG
 
-STUDENT = "student"
+# Rows that see the PPG or the true labels: what no cell is about.
+REFERENCES = ("teacher", "ppg_signal_processing", "own_mean")
 # Parts of a config's data section that say who is tested.
 COHORT = ("sets", "source", "splits", "simulated.participants", "simulated.seed")
 
@@ -108,7 +109,7 @@ class Result:
   Attributes:
     report: its report.json.
     facts: FACTS of its first fold; None where there is no such thing.
-    losses: [steps, 2] step and validation loss of its student, first fold.
+    losses: [steps, 2] step and validation loss of its subject's training, first fold.
     atlas: see `distill.benchmark.atlas`; empty if not made.
   """
 
@@ -130,10 +131,11 @@ def summarise(
 
   Returns:
     name, seeds, reference, simulated, failed, versions; cells: name -> {overrides, seeds, facts,
-    seconds, losses, sets: set -> part of a report averaged over seeds, seed_sd: set -> {target or
-    "top1": SD over seeds of the student's}}; differences: set -> cell -> {target or "top1":
-    {value, lo, hi, n_participants, relative}}, cell minus reference, paired by participant; curves:
-    with x of every cell; atlas: of the reference.
+    seconds, losses, sets: set -> part of a report averaged over seeds, with `differences` of the
+    cell's `subject` from each other model, seed_sd: set -> {target or "top1": SD over seeds of the
+    subject's}}; differences: set -> cell -> {target or "top1": {mae: {value, lo, hi}, relative,
+    n_participants}}, cell minus reference, paired by participant; curves: with x of every cell;
+    atlas: of the reference.
   """
   cells = {one.name: _cell(one, results[one.name]) for one in grid.cells if results.get(one.name)}
   configs = {name: next(iter(results[name].values())).report["config"] for name in cells}
@@ -190,13 +192,21 @@ def averaged(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """
   found = _mean([{k: v for k, v in one.items() if k != "scatter"} for one in seeds])
   found["scatter"] = seeds[0]["scatter"]
-  for target, table in found["people"]["mae"].items():
-    errors = {model: _array(values) for model, values in table.items()}
-    for model, values in errors.items():
-      found["probes"][target][model]["mae"] = statistics.t_interval(values).to_json()
-    for model, row in found["differences"][target].items():
-      row |= _paired(errors[STUDENT], errors[model])
+  for part in (found, *found.get("by_share", {}).values()):
+    for target, table in part["people"]["mae"].items():
+      errors = {model: _array(values) for model, values in table.items()}
+      for model, values in errors.items():
+        part["probes"][target][model]["mae"] = statistics.t_interval(values).to_json()
+      own = subject(table)
+      part["differences"][target] = {
+        model: _paired(errors[own], values) for model, values in errors.items() if model != own
+      }
   return found
+
+
+def subject(table: Mapping[str, Any]) -> str:
+  """The row that a cell is about: the distilled student, else the first that sees no PPG."""
+  return next(model for model in plots.ordered(table) if model not in REFERENCES)
 
 
 def _mean(values: Sequence[Any]) -> Any:
@@ -230,11 +240,10 @@ def _paired(values: np.ndarray, others: np.ndarray) -> dict[str, Any]:
 
 
 def _seed_sd(seeds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """SD over seeds of the student's MAE and top-1; NaN of a single one."""
+  """SD over seeds of the subject's MAE and of top-1; NaN of a single one."""
   values = {
-    target: [one["probes"][target][STUDENT]["mae"]["value"] for one in seeds]
+    target: [one["probes"][target][subject(table)]["mae"]["value"] for one in seeds]
     for target, table in seeds[0]["probes"].items()
-    if STUDENT in table
   }
   if seeds[0]["retrieval"]:
     values["top1"] = [one["retrieval"][ACC_TO_PPG][-1]["top1"] for one in seeds]
@@ -247,7 +256,7 @@ def _seed_sd(seeds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _differences(
   reference: str, cells: Mapping[str, Any], configs: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Set -> cell -> measure -> student of the cell minus student of the reference."""
+  """Set -> cell -> measure -> the cell's subject minus that of the reference."""
   found: dict[str, Any] = {}
   if reference not in cells:
     return found
@@ -277,7 +286,7 @@ def _value(config: Any, key: str) -> Any:
 
 
 def between(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-  """The students of two cells on one set, paired by participant; negative MAE: `one` is better.
+  """The subjects of two cells on one set, paired by participant; negative MAE: `one` is better.
 
   Args:
     one: a set's part of a report, averaged or not.
@@ -295,9 +304,11 @@ def between(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
   found = {}
   for target, table in one["people"]["mae"].items():
-    table_of_other = other["people"]["mae"].get(target, {})
-    if STUDENT in table and STUDENT in table_of_other:
-      found[target] = _paired(picked(one, table[STUDENT]), picked(other, table_of_other[STUDENT]))
+    against = other["people"]["mae"].get(target)
+    if against is not None:
+      found[target] = _paired(
+        picked(one, table[subject(table)]), picked(other, against[subject(against)])
+      )
   parts = [part for part in (one, other) if "top1" in part["people"] and part["retrieval"]]
   if len(parts) == 2 and len({part["retrieval"][ACC_TO_PPG][-1]["gallery"] for part in parts}) == 1:
     found["top1"] = _paired(*(picked(part, part["people"]["top1"]) for part in parts))

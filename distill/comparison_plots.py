@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distill import plots
-from distill.comparison import STUDENT, on_set, set_names, targets_of
+from distill.comparison import on_set, set_names, subject, targets_of
 from distill.plots import Plot, capital, marked, model_label, target_label
 from distill.retrieval import ACC_TO_PPG
 
-# Of the models beside the student: what stands in every figure, and its look.
+OWN = "the cell's model"
+# What stands in every figure, and its look; OWN is the subject of a cell, whatever it is.
 MODELS: dict[str, dict[str, Any]] = {
-  "student": {"color": plots.ACCENT, "marker": "D", "linestyle": "-", "zorder": 5},
+  OWN: {"color": plots.ACCENT, "marker": "D", "linestyle": "-", "zorder": 5},
   "supervised": {"color": plots.INK, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
   "untrained": {"color": plots.INK, "marker": "o", "linestyle": "-.", "markerfacecolor": "white"},
   "motion_features": {
@@ -55,6 +56,8 @@ def _set_plots(summary: Mapping[str, Any], set_name: str) -> Iterator[Plot]:
   for curve in summary["curves"]:
     if any(point["cell"] in cells for points in curve["lines"].values() for point in points):
       yield _curve(summary, curve, set_name, mark)
+  if any(one.get("by_share") for one in cells.values()):
+    yield _label_efficiency(summary, set_name, mark)
   shown = cells.get(summary["reference"])
   if shown:
     for target, scatter in shown["scatter"].items():
@@ -69,15 +72,15 @@ def _set_plots(summary: Mapping[str, Any], set_name: str) -> Iterator[Plot]:
 
 def _errors(summary: Mapping[str, Any], set_name: str, mark: str, target: str) -> Plot:
   label, unit = target_label(target)
-  tables = {name: one["probes"].get(target, {}) for name, one in on_set(summary, set_name).items()}
-  tables = {name: table for name, table in tables.items() if table}
+  cells = on_set(summary, set_name)
+  tables = {n: _shown(one["probes"][target]) for n, one in cells.items() if target in one["probes"]}
   figure = Figure(figsize=(8.4, 0.42 * len(tables) + 1.9), layout="constrained")
   axes = figure.subplots()
-  models = [model for model in MODELS if any(model in table for table in tables.values())]
-  for model in models:
+  for model in MODELS:
     for place, table in enumerate(tables.values()):
       if model in table:
-        _point(axes, place, model, table[model]["mae"], label=not _named(axes, model))
+        named = _label(model) in axes.get_legend_handles_labels()[1]
+        _point(axes, place, model, table[model]["mae"], label=None if named else _label(model))
   axes.set_yticks(range(len(tables)), list(tables))
   for text, name in zip(axes.get_yticklabels(), tables):
     text.set_fontweight("bold" if name == summary["reference"] else "normal")
@@ -86,30 +89,35 @@ def _errors(summary: Mapping[str, Any], set_name: str, mark: str, target: str) -
   axes.margins(x=0.06)
   axes.tick_params(axis="y", length=0)
   axes.grid()
-  axes.set_xlabel(f"mean absolute error, {unit} (95 % interval over participants of the student)")
+  axes.set_xlabel(f"mean absolute error, {unit} (95 % interval over participants)")
   figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
   plots.headed(figure, f"{capital(label)} error by cell, {mark}")
   told = "; ".join(
     f"{name}: "
-    + ", ".join(f"{model_label(m)} {plots.with_interval(table[m]['mae'])}" for m in models
-                if m in table)
+    + ", ".join(f"{_label(m)} {plots.with_interval(row['mae'])}" for m, row in table.items())
     for name, table in tables.items()
-  )  # fmt: skip
+  )
   alt = f"Mean absolute error of {label} in {unit} by cell of the benchmark, {mark}. {told}."
   title = f"{capital(label)} error by cell"
   return plots.finished(figure, f"{set_name}_{target}_cells", set_name, title, alt)
 
 
-def _named(axes: Axes, model: str) -> bool:
-  return model_label(model) in axes.get_legend_handles_labels()[1]
+def _shown(table: Mapping[str, Any]) -> dict[str, Any]:
+  """The rows of MODELS, the subject as OWN."""
+  own = subject(table)
+  return {OWN: table[own], **{m: table[m] for m in MODELS if m in table and m != own}}
 
 
-def _point(axes: Axes, place: int, model: str, mae: Mapping[str, Any], *, label: bool) -> None:
+def _label(model: str) -> str:
+  return model if model == OWN else model_label(model)
+
+
+def _point(axes: Axes, place: int, model: str, mae: Mapping[str, Any], label: str | None) -> None:
   look = {"markersize": 7, **MODELS[model], "linestyle": "none"}
-  if model == STUDENT:
+  if model == OWN:
     lo, hi = plots.ends(mae, mae["value"])
     axes.plot([lo, hi], [place, place], color=plots.ACCENT, linewidth=3, zorder=1.5)
-  axes.plot(mae["value"], place, **look, label=model_label(model) if label else None)
+  axes.plot(mae["value"], place, **look, label=label)
 
 
 # --- retrieval by cell ----------------------------------------------------------------------------
@@ -239,29 +247,25 @@ def _curve(summary: Mapping[str, Any], curve: Mapping[str, Any], set_name: str, 
 def _told(line: str, cells: Mapping[str, Any], point: Mapping[str, Any], targets) -> str:
   one = cells[point["cell"]]
   values = [
-    f"{target_label(t)[0]} {plots.with_interval(one['probes'][t][STUDENT]['mae'])}"
+    f"{target_label(t)[0]} {plots.with_interval(_shown(one['probes'][t])[OWN]['mae'])}"
     for t in targets
     if t in one["probes"]
   ]
   if one["retrieval"]:
     values.append(f"top-1 {plots.percent(one['retrieval'][ACC_TO_PPG][-1]['top1'])}")
-  return f"{line} at {point['x']:g}: student's {', '.join(values)}"
+  return f"{line} at {point['x']:g}: {', '.join(values)}"
 
 
 def _error_lines(axes: Axes, cells: Mapping[str, Any], points, target: str) -> None:
+  tables = [
+    (point["x"], _shown(cells[point["cell"]]["probes"][target]))
+    for point in points
+    if target in cells[point["cell"]]["probes"]
+  ]
   for model, look in MODELS.items():
-    rows = [
-      (point["x"], cells[point["cell"]]["probes"][target][model]["mae"])
-      for point in points
-      if model in cells[point["cell"]]["probes"].get(target, {})
-    ]
-    if not rows:
-      continue
-    x = [x for x, _ in rows]
-    if model == STUDENT:
-      _band(axes, x, [plots.ends(mae, mae["value"]) for _, mae in rows])
-    look = {"markersize": 5, **look}
-    axes.plot(x, [mae["value"] for _, mae in rows], label=model_label(model), **look)
+    rows = [(x, table[model]["mae"]) for x, table in tables if model in table]
+    if rows:
+      _line(axes, rows, _label(model), look, band=model == OWN)
   axes.set_ylim(bottom=0)
   axes.grid(axis="y")
 
@@ -272,16 +276,60 @@ def _top1_lines(axes: Axes, cells: Mapping[str, Any], points) -> None:
   if rows:
     x = [x for x, _ in rows]
     _band(axes, x, [plots.ends(row, row["top1"]) for _, row in rows])
-    axes.plot(x, [row["top1"] for _, row in rows], label=model_label(STUDENT), markersize=5,
-              **MODELS[STUDENT])  # fmt: skip
+    axes.plot(x, [row["top1"] for _, row in rows], label=OWN, markersize=5, **MODELS[OWN])
     axes.plot(x, [row["chance_top1"] for _, row in rows], ":", color=plots.INK, label="chance")
   plots.share_axis(axes)
   axes.grid(axis="y")
 
 
+def _line(axes: Axes, rows: Sequence[tuple[float, Any]], label: str, look, *, band: bool) -> None:
+  """MAE along x, with the interval as a band."""
+  x = [x for x, _ in rows]
+  if band:
+    _band(axes, x, [plots.ends(mae, mae["value"]) for _, mae in rows])
+  axes.plot(x, [mae["value"] for _, mae in rows], label=label, **{"markersize": 5, **look})
+
+
 def _band(axes: Axes, x: Sequence[float], ends: Sequence[tuple[float, float]]) -> None:
   lo, hi = zip(*ends)
   axes.fill_between(x, lo, hi, color=plots.ACCENT, alpha=0.15, linewidth=0)
+
+
+# --- label efficiency -----------------------------------------------------------------------------
+
+
+def _label_efficiency(summary: Mapping[str, Any], set_name: str, mark: str) -> Plot:
+  """MAE by share of the training people whose labels are used, a line for each cell's model."""
+  cells = {name: one for name, one in on_set(summary, set_name).items() if one.get("by_share")}
+  targets = targets_of(summary, set_name)
+  looks = _looks(summary, list(cells))
+  figure = Figure(figsize=(3.6 * len(targets) + 0.4, 4.4), layout="constrained")
+  panels = figure.subplots(1, len(targets), squeeze=False, sharex=True)[0]
+  told = []
+  for axes, target in zip(panels, targets):
+    label, unit = target_label(target)
+    for name, one in cells.items():
+      shares = {**one["by_share"], "100": one}
+      known = {float(s): part["probes"] for s, part in shares.items() if target in part["probes"]}
+      rows = [(share, _shown(known[share][target])) for share in sorted(known)]
+      own = [(share, table[OWN]["mae"]) for share, table in rows]
+      _line(axes, own, name, looks[name], band=name == summary["reference"])
+      told += [f"{name}, {label} at {s:g} % {plots.with_interval(mae)}" for s, mae in own]
+      if name == summary["reference"]:
+        for model in ("supervised", "untrained"):
+          some = [(share, table[model]["mae"]) for share, table in rows if model in table]
+          _line(axes, some, f"{_label(model)} ({name})", MODELS[model], band=False)
+    axes.set_title(capital(label))
+    axes.set_ylabel(f"MAE, {unit}")
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y")
+  shares_of = {float(share) for one in cells.values() for share in one["by_share"]}
+  plots.log_ticks(panels[0], sorted(shares_of | {100.0}))
+  figure.supxlabel("labelled training people, % (log scale)", fontsize=10)
+  figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+  plots.headed(figure, f"Label efficiency, {mark}")
+  alt = f"Mean absolute error by share of labelled training people, {mark}: {'; '.join(told)}."
+  return plots.finished(figure, f"{set_name}_labels", set_name, "Label efficiency", alt)
 
 
 # --- where the embeddings lie ---------------------------------------------------------------------
@@ -326,7 +374,7 @@ def _learning(summary: Mapping[str, Any]) -> Iterator[Plot]:
   for name, points in losses.items():
     axes.plot(*zip(*points), label=name, **looks[name])
   axes.set_xlabel("step")
-  axes.set_ylabel("validation loss of the student")
+  axes.set_ylabel("validation loss of the cell's model")
   axes.grid(axis="y")
   figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
   plots.headed(figure, "Learning curves, first seed and fold")
@@ -334,5 +382,5 @@ def _learning(summary: Mapping[str, Any]) -> Iterator[Plot]:
     f"{name} {points[0][1]:.3g} to {min(value for _, value in points):.3g} at best"
     for name, points in losses.items()
   )
-  alt = f"Validation loss of the student by step, one line a cell: {told}."
+  alt = f"Validation loss by step, one line a cell: {told}."
   yield plots.finished(figure, "learning_cells", "", "Learning curves by cell", alt)

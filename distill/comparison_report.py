@@ -4,16 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distill import plots, report
-from distill.comparison import FACTS, STUDENT, on_set, set_names, targets_of
+from distill.comparison import FACTS, REFERENCES, on_set, set_names, subject, targets_of
 from distill.plots import CONTROL_LABELS, capital, model_label, ordered, target_label
 from distill.report import Table
 from distill.retrieval import ACC_TO_PPG
 
-REFERENCES = ("teacher", "ppg_signal_processing", "own_mean")  # see the PPG or the true labels
-
 
 def set_tables(summary: Mapping[str, Any], set_name: str) -> Iterator[Table]:
-  """The tables of one set: errors by model, student against rivals, retrieval, motion, cells."""
+  """The tables of one set: errors by model, rivals, retrieval, motion, cells against each other."""
   cells = on_set(summary, set_name)
   for target in targets_of(summary, set_name):
     probed = {name: one for name, one in cells.items() if target in one["probes"]}
@@ -30,22 +28,22 @@ def set_tables(summary: Mapping[str, Any], set_name: str) -> Iterator[Table]:
 def _error_table(summary, set_name: str, target: str, cells: Mapping[str, Any]) -> Table:
   label, unit = target_label(target)
   models = ordered({model: None for one in cells.values() for model in one["probes"][target]})
-  others = [model for model in models if model != STUDENT]
-  header = ("cell", f"distilled student, {unit}", "95 %", "SD over seeds", "people", "labels")
+  header = ("cell", "its model", f"MAE, {unit}", "95 %", "SD over seeds", "people", "labels")
   rows = []
   for name, one in cells.items():
     table = one["probes"][target]
-    row = table[STUDENT]
+    row = table[subject(table)]
     told = row["label_origin"] + ("" if row["measurable"] is not False else ", not measurable")
     rows.append(
       (
         name,
+        model_label(subject(table)),
         number(row["mae"]["value"]),
         span(row["mae"]),
         number(summary["cells"][name]["seed_sd"][set_name].get(target)),
         str(row["n_participants"]),
         told or "unknown",
-        *(number(table[model]["mae"]["value"]) if model in table else "" for model in others),
+        *(number(table[model]["mae"]["value"]) if model in table else "" for model in models),
       )
     )
   tables = [one["probes"][target] for one in cells.values()]
@@ -58,10 +56,10 @@ def _error_table(summary, set_name: str, target: str, cells: Mapping[str, Any]) 
     note += " The labels were made of the PPG: what reads the PPG is circular here."
   return Table(
     f"{capital(label)}: error of every model, {unit}",
-    (*header, *map(model_label, others)),
+    (*header, *map(model_label, models)),
     rows,
     note,
-    brief=(0, 1, 2, 3, 4),
+    brief=(0, 1, 2, 3, 4, 5),
   )
 
 
@@ -73,12 +71,13 @@ def _rival_table(target: str, cells: Mapping[str, Any]) -> Table:
     found = [one["differences"][target].get(model) for model in models]
     rows.append((name, *(difference(row) if row else "" for row in found)))
   note = (
-    "Paired by participant, with a 95 % t interval; negative: the student is better. In brackets"
-    " per cent of the other model's error."
+    "Paired by participant, with a 95 % t interval; negative: the cell's model is better. In"
+    " brackets per cent of the other model's error."
   )
-  brief = [k for k, model in enumerate(models, start=1) if model not in REFERENCES]
+  rivals = [model for model in models if model not in REFERENCES]
+  brief = [models.index(model) + 1 for model in rivals if model != "student"]
   return Table(
-    f"{capital(label)}: distilled student minus each other model, {unit}",
+    f"{capital(label)}: the cell's model minus each other one, {unit}",
     ("cell", *map(model_label, models)),
     rows,
     note,
@@ -133,18 +132,18 @@ def _motion_table(cells: Mapping[str, Any]) -> Table:
   levels = list(dict.fromkeys(level for one in cells.values() for level in one["probes_by_motion"]))
   header = ["cell"]
   for level in levels:
-    header += [f"{level}: windows", f"student, {unit}", "95 %", f"mean, {unit}", "top-1 (chance) %"]
+    header += [f"{level}: windows", f"MAE, {unit}", "95 %", f"mean, {unit}", "top-1 (chance) %"]
   rows = []
   for name, one in cells.items():
     row = [name]
     for level in levels:
       table = one["probes_by_motion"].get(level, {}).get(target, {})
       ranks = one["by_motion"].get(level, {}).get(ACC_TO_PPG)
-      student, mean = table.get(STUDENT), table.get("mean")
+      own, mean = table[subject(table)] if table else None, table.get("mean")
       row += [
         str(one["windows"][level]["n_windows"]),
-        number(student["mae"]["value"]) if student else "",
-        span(student["mae"]) if student else "",
+        number(own["mae"]["value"]) if own else "",
+        span(own["mae"]) if own else "",
         number(mean["mae"]["value"]) if mean else "",
         _with_chance(ranks[0]) if ranks else "",
       ]
@@ -167,7 +166,7 @@ def _difference_table(summary: Mapping[str, Any], set_name: str) -> Table:
     people = max((one["n_participants"] for one in row.values()), default=0)
     rows.append((name, *cells, str(people)))
   note = (
-    "The student of each cell minus that of the reference on the same held-out people, paired by"
+    "The model of each cell minus that of the reference on the same held-out people, paired by"
     " participant, with a 95 % t interval; of errors, negative is better than the reference. In"
     " brackets per cent of the reference."
   )

@@ -197,3 +197,10 @@ def test_a_cell_that_cannot_be_resolved_stops_before_anything_runs(tmp_path):
   with pytest.raises(DistillError, match=r"cell odd: no key config.stps; did you mean"):
     benchmark.run(grid, tmp_path / "b")
   assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_a_single_run_is_left_alone(grid, smoke):
+  before = _times(smoke.folder)
+  with pytest.raises(DistillError, match="is a file or a single run; choose another --workdir"):
+    benchmark.run(grid, smoke.folder)
+  assert _times(smoke.folder) == before
