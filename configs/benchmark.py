@@ -64,8 +64,13 @@ def _by_amplitude(config: str, amplitudes, overrides=()) -> tuple[list[Cell], li
 
 
 def _simulated() -> ConfigDict:
-  galleries = ("evaluate.galleries=(30,100,300,1000)",)
-  cells, curves = _by_amplitude(QUICKSTART, (0, 0.25, 0.5, 1, 2), galleries)
+  overrides = (
+    "supervised.shares=(0.01,0.1,1.0)",
+    "supervised.label_distillation=True",
+    "evaluate.shares=(0.01,0.1)",
+    "evaluate.galleries=(30,100,300,1000)",
+  )
+  cells, curves = _by_amplitude(QUICKSTART, (0, 0.25, 0.5, 1, 2), overrides)
   return _grid("simulated", cells, curves, reference="fine-x1")
 
 
@@ -77,6 +82,7 @@ def _small() -> ConfigDict:
     "eval_every=60",
     "supervised.steps=190",
     "supervised.eval_every=60",
+    "evaluate.shares=(0.01,0.1)",
     "evaluate.galleries=(30,100,300,1000)",
   )
   cells, curves = _by_amplitude(QUICKSTART, (0, 1, 2), overrides)

@@ -59,6 +59,7 @@ _STUDENT = (
   *("start", "steps", "batch_size", "pair_coverage", "head", "loss", "optim", "log_every"),
   "eval_every",
 )
+ROLES = {"teacher": "teacher", "supervised": "supervised*"}  # role -> folders of a fold
 INDIFFERENT = {
   "teacher": (
     *(*_NEVER, *_STUDENT, "student", "supervised", "evaluate", "pretrain.check_probe"),
@@ -66,7 +67,8 @@ INDIFFERENT = {
   ),
   "supervised": (
     *(*_NEVER, *_STUDENT, "teacher", "pretrain"),
-    *("evaluate.galleries", "evaluate.repeats", "evaluate.alphas", "evaluate.seed"),
+    *("evaluate.galleries", "evaluate.repeats", "evaluate.alphas", "evaluate.shares"),
+    *("evaluate.seed", "supervised.label_distillation"),
   ),
 }
 
@@ -222,7 +224,7 @@ def _run(
   config: ConfigDict, place: Path, done: Sequence[tuple[dict[str, Any], Path]]
 ) -> dict[str, Any]:
   with workdir.claimed(config, place):
-    for role in INDIFFERENT:
+    for role in ROLES:
       _take_over(role, config, place, done)
   made = stages.run(config, place)
   (place / ERROR).unlink(missing_ok=True)
@@ -238,15 +240,21 @@ def _take_over(
     if decides(role, other) != wanted:
       continue
     for k in config.folds:
-      here, there = (one / f"fold{k}" / role for one in (place, folder))
-      if (there / "model").is_dir() and not here.exists():
-        partial = here.with_name(role + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        shutil.copy(there / "metrics.jsonl", partial)
-        shutil.copytree(there / "model", partial / "model")
-        partial.rename(here)
+      for there in sorted((folder / f"fold{k}").glob(ROLES[role])):
+        _copy(there, place / f"fold{k}" / there.name)
     return
+
+
+def _copy(there: Path, here: Path) -> None:
+  """The model and the learning curve of a finished training, whole or not at all."""
+  if here.exists() or not (there / "model").is_dir():
+    return
+  partial = here.with_name(here.name + ".partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  shutil.copy(there / "metrics.jsonl", partial)
+  shutil.copytree(there / "model", partial / "model")
+  partial.rename(here)
 
 
 def decides(role: str, config: Mapping[str, Any]) -> dict[str, Any]:
