@@ -13,7 +13,6 @@ of several sizes. "small" is a part of the simulated grid with a reduced cohort 
 
 import pathlib
 
-from distill.comparison import Cell, Curve
 from distill.config import ConfigDict
 
 HERE = pathlib.Path(__file__).parent
@@ -32,23 +31,20 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _grid(name, cells, curves, *, reference: str, seeds=(0, 1, 2)) -> ConfigDict:
-  return ConfigDict(
-    {
-      "name": name,
-      "cells": tuple(cells),
-      "seeds": tuple(seeds),
-      "reference": reference,
-      "curves": tuple(curves),
-    }
-  )
+  """See `distill.benchmark.load`."""
+  fields = {"name": name, "cells": tuple(cells), "seeds": seeds, "reference": reference}
+  return ConfigDict({**fields, "curves": curves})
 
 
-def _by_amplitude(config: str, amplitudes, overrides=()) -> tuple[list[Cell], list[Curve]]:
-  """The same config on both sensors at several amplitudes, and their curve."""
-  names = {device: [f"{device}-x{amplitude:g}" for amplitude in amplitudes] for device in DEVICES}
+def _by_amplitude(config: str, amplitudes, overrides=(), devices=tuple(DEVICES)):
+  """The same config on some sensors at several amplitudes, and their curve."""
+  lines = {
+    LABELS[device]: tuple(f"{device}-x{amplitude:g}" for amplitude in amplitudes)
+    for device in devices
+  }
   cells = [
-    Cell(
-      name,
+    (
+      f"{device}-x{amplitude:g}",
       config,
       (
         f"data.simulated.device={DEVICES[device]}",
@@ -56,11 +52,11 @@ def _by_amplitude(config: str, amplitudes, overrides=()) -> tuple[list[Cell], li
         *overrides,
       ),
     )
-    for device in DEVICES
-    for name, amplitude in zip(names[device], amplitudes, strict=True)
+    for device in devices
+    for amplitude in amplitudes
   ]
-  lines = {LABELS[device]: tuple(some) for device, some in names.items()}
-  return cells, [Curve("amplitude", "data.simulated.amplitude", AMPLITUDE, lines)]
+  x = "data.simulated.amplitude"
+  return cells, {"amplitude": {"x": x, "label": AMPLITUDE, "lines": tuple(lines.items())}}
 
 
 def _simulated() -> ConfigDict:
@@ -90,35 +86,37 @@ def _small() -> ConfigDict:
 
 
 def _smoke() -> ConfigDict:
-  cells, curves = _by_amplitude(f"{QUICKSTART}:smoke", (0, 1))
-  names = ("fine-x0", "fine-x1")
-  curve = Curve("amplitude", curves[0].x, AMPLITUDE, {LABELS["fine"]: names})
-  kept = [cell for cell in cells if cell.name in names]
-  return _grid("smoke", kept, [curve], reference="fine-x1", seeds=(0,))
+  cells, curves = _by_amplitude(f"{QUICKSTART}:smoke", (0, 1), devices=("fine",))
+  return _grid("smoke", cells, curves, reference="fine-x1", seeds=(0,))
 
 
 def _wrists() -> ConfigDict:
   config, away = str(HERE / "wrists.py"), ("data.external=('ieee_spc_2015',)",)
   cells = [
-    Cell("wrists", config, away),
-    Cell("contrastive-alone", config, (*away, "loss.regression=0.0")),
-    Cell("regression-alone", config, (*away, "loss.contrastive=0.0")),
+    ("wrists", config, away),
+    ("contrastive-alone", config, (*away, "loss.regression=0.0")),
+    ("regression-alone", config, (*away, "loss.contrastive=0.0")),
   ]
-  return _grid("wrists", cells, (), reference="wrists")
+  return _grid("wrists", cells, {}, reference="wrists")
 
 
 def _scaling() -> ConfigDict:
   people = {f"people-{n}": (f"data.train_people={n}",) for n in (80, 320)}
   minutes = {f"minutes-{n}": (f"data.train_minutes={float(n)}",) for n in (2, 4)}
   widths = {f"width-{n}": (f"student.width={n}",) for n in (16, 32, 128)}
-  cells = [Cell("all", QUICKSTART)]
-  cells += [Cell(name, QUICKSTART, some) for name, some in (people | minutes | widths).items()]
-  curves = [
-    Curve(name, x, label, {"fine sensor": (*some, "all")}, log=True)
-    for name, x, label, some in (
-      ("people", "train_people", "training people (log scale)", people),
-      ("minutes", "train_minutes", "training minutes of all people (log scale)", minutes),
-      ("size", "student_parameters", "parameters of the student (log scale)", widths),
+  cells: list[tuple] = [("all", QUICKSTART, ())]
+  cells += [(name, QUICKSTART, some) for name, some in (people | minutes | widths).items()]
+  curves = {
+    name: {"x": x, "label": f"{label} (log scale)", "lines": lines, "log": True}
+    for name, x, label, lines in (
+      ("people", "train_people", "training people", (("fine sensor", (*people, "all")),)),
+      ("minutes", "train_minutes", "training minutes", (("fine sensor", (*minutes, "all")),)),
+      (
+        "size",
+        "student_parameters",
+        "the student's parameters",
+        (("fine sensor", (*widths, "all")),),
+      ),
     )
-  ]
+  }
   return _grid("scaling", cells, curves, reference="all")

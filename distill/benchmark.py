@@ -34,7 +34,7 @@ from distill import (
   workdir,
 )
 from distill import config as configs
-from distill.comparison import FACTS, Cell, Grid, Result
+from distill.comparison import FACTS, Cell, Curve, Grid, Result
 from distill.config import ConfigDict
 from distill.errors import DistillError
 from distill.retrieval import ACC_TO_PPG
@@ -52,8 +52,8 @@ _TOLD = ("untrained", "supervised", "mean", "teacher")
 # Parts of a config that do not decide what a training gives; all others do. Amplitude is a factor
 # on acceleration alone (`distill.data.cohort`), which no teacher reads.
 _NEVER = (
-  *("name", "finetune", "retention", "layers", "day", "data.prepared_dir", "data.workers"),
-  *("data.runner", "data.external"),
+  *("name", "finetune", "retention", "layers", "day", "data.prepared_dir", "data.external"),
+  *configs.FREE,
 )
 _STUDENT = (
   *("start", "steps", "batch_size", "pair_coverage", "head", "loss", "optim", "log_every"),
@@ -61,6 +61,7 @@ _STUDENT = (
 )
 ROLES = {"teacher": "teacher", "supervised": "supervised*"}  # role -> folders of a fold
 INDIFFERENT = {
+  "report": configs.FREE,
   "teacher": (
     *(*_NEVER, *_STUDENT, "student", "supervised", "evaluate", "pretrain.check_probe"),
     *("teacher.also", "teacher.weights", "teacher.stored", "data.simulated.amplitude"),
@@ -74,7 +75,10 @@ INDIFFERENT = {
 
 
 def load(path: str | Path) -> Grid:
-  """The grid of a file whose `get_config()` returns the fields of `distill.comparison.Grid`.
+  """The grid of a file; its `get_config()` returns plain values of the fields of `Grid`.
+
+  Cells are (name, config file, overrides) and curves name -> {x, label, lines, log}; a line is
+  (what its panel is about, its cells).
 
   Args:
     path: file, or FILE:VARIANT.
@@ -82,7 +86,7 @@ def load(path: str | Path) -> Grid:
   Raises:
     DistillError: no such file, or no such grid.
   """
-  found = configs.read(path)
+  found = configs.read(path).to_dict()
   known = list(Grid.__dataclass_fields__)
   missing = [name for name in ("name", "cells", "seeds", "reference") if name not in found]
   unknown = sorted(set(found) - set(known))
@@ -91,6 +95,16 @@ def load(path: str | Path) -> Grid:
     raise DistillError(
       f"{path} is no benchmark: it {wrong}; expected {', '.join(known)}, as configs/benchmark.py"
     )
+  try:
+    found["cells"] = tuple(Cell(*row) for row in found["cells"])
+    found["curves"] = tuple(
+      Curve(name, **{**one, "lines": dict(one["lines"])})
+      for name, one in found.get("curves", {}).items()
+    )
+  except (TypeError, ValueError, KeyError) as error:
+    raise DistillError(
+      f"{path} is no benchmark: {error}; write cells and curves as configs/benchmark.py does"
+    ) from error
   return Grid(**found)
 
 
@@ -217,7 +231,8 @@ def _finished(config: ConfigDict, place: Path) -> dict[str, Any] | None:
     made = report.load(place)
   except DistillError:
     return None
-  return made if made["config"] == _plain(config) else None
+  same = decides("report", made["config"]) == decides("report", _plain(config))
+  return made if same else None
 
 
 def _run(
@@ -258,10 +273,10 @@ def _copy(there: Path, here: Path) -> None:
 
 
 def decides(role: str, config: Mapping[str, Any]) -> dict[str, Any]:
-  """Dotted key -> value of all that decides what the training of one role gives.
+  """Dotted key -> value of all that decides what the training of one role, or a report, gives.
 
   Args:
-    role: "teacher" or "supervised".
+    role: "teacher", "supervised" or "report".
     config: plain values, as `config.json` holds them.
   """
 

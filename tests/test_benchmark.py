@@ -20,14 +20,13 @@ CELLS = (
   Cell("broken", SMOKE, ("teacher.load=absent",)),
 )
 GRID_FILE = f"""
-from distill.comparison import Cell
 from distill.config import ConfigDict
 
 def get_config():
   cells = (
-    Cell("first", {SMOKE!r}, ({BRIEF!r},)),
-    Cell("second", {SMOKE!r}, ({BRIEF!r}, "evaluate.seed=1")),
-    Cell("broken", {SMOKE!r}, ("teacher.load=absent",)),
+    ("first", {SMOKE!r}, ({BRIEF!r},)),
+    ("second", {SMOKE!r}, ({BRIEF!r}, "evaluate.seed=1")),
+    ("broken", {SMOKE!r}, ("teacher.load=absent",)),
   )
   return ConfigDict(dict(name="tiny", cells=cells, seeds=(0,), reference="first"))
 """
@@ -143,6 +142,7 @@ def test_what_nothing_tells_apart_is_taken_over(place, words, tmp_path):
     ("data.simulated.device=e4", set()),
     ("seed=3", set()),
     ("folds=(1,)", set()),
+    ("data.readers=2", {"teacher", "supervised"}),
   ],
 )
 def test_what_decides_a_training(change, shared):
@@ -150,7 +150,7 @@ def test_what_decides_a_training(change, shared):
     json.loads(configs.to_json(configs.load(SMOKE, words)))
     for words in ([], [f"--config.{change}"])
   )
-  same = {role for role in benchmark.INDIFFERENT if
+  same = {role for role in benchmark.ROLES if
           benchmark.decides(role, one) == benchmark.decides(role, two)}  # fmt: skip
   assert same == shared
 
@@ -174,6 +174,8 @@ def test_shipped_grids_name_configs_that_can_be_resolved(variant):
   grid = benchmark.load(f"{ROOT}/configs/benchmark.py:{variant}".rstrip(":"))
   made = [configs.to_json(benchmark._config(cell, 0, [])) for cell in grid.cells]
   assert len(set(made)) == len(made)
+  names = {cell.name for cell in grid.cells}
+  assert all(set(some) <= names for curve in grid.curves for some in curve.lines.values())
 
 
 @pytest.mark.parametrize(
@@ -181,6 +183,8 @@ def test_shipped_grids_name_configs_that_can_be_resolved(variant):
   [
     ("name='x'", "is no benchmark: it lacks cells, seeds, reference; expected name, cells, seeds"),
     ("name='x', cells=(), seeds=(0,), reference='r', steps=3", "it has unknown fields steps"),
+    ("name='x', cells=('r',), seeds=(0,), reference='r'", "write cells and curves as"),
+    ("name='x', cells=(('r', 'f'),), seeds=(0,), reference='r', curves={'a': {'y': 1}}", "'lines'"),
   ],
 )
 def test_files_that_are_no_grid(tmp_path, text, message):
