@@ -128,7 +128,8 @@ def _machine() -> str:
     cpu = names[0].strip() if names else cpu
   devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
   versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("jax", "numpy"))
-  return f"{cpu}, {os.cpu_count()} cores; JAX on {devices}; {versions}"
+  load = f"{os.getloadavg()[0]:.1f} processes waiting for them before it began"
+  return f"{cpu}, {os.cpu_count()} cores, {load}; JAX on {devices}; {versions}"
 
 
 def main() -> None:
@@ -146,6 +147,7 @@ def main() -> None:
     faiss_version = importlib.metadata.version("faiss-cpu")
   except importlib.metadata.PackageNotFoundError:
     sys.exit("benchmarks/retrieval.py needs faiss: pip install faiss-cpu")
+  machine = _machine()
   peaks = {name: _alone(name, options.size) for name in RANKERS}
   queries, gallery = _vectors(options.size)
   small = min(options.size, 2 * max(ranking.default_block()))
@@ -172,7 +174,7 @@ def main() -> None:
     f" {DIM} dimensions",
     "",
     f"`python benchmarks/retrieval.py --size={options.size} --rounds={options.rounds}`;"
-    f" {_machine()}, faiss-cpu {faiss_version}. Medians of {options.rounds} turns. Bare matrix"
+    f" {machine}, faiss-cpu {faiss_version}. Medians of {options.rounds} turns. Bare matrix"
     f" product of one block: JAX {product['jax']:.0f} GFLOP/s, NumPy {product['numpy']:.0f}"
     " GFLOP/s. faiss finds the ten nearest only, the others every rank, ties against the model.",
     "",
