@@ -12,7 +12,7 @@ the row "contrastive".
 
 import pathlib
 
-from distill.config import ConfigDict, load
+from distill.config import ConfigDict, choose, load
 
 HERE = pathlib.Path(__file__).parent
 VARIANTS = {"": "quickstart.py", "smoke": "quickstart.py:smoke", "wrists": "wrists.py"}
@@ -28,7 +28,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.method, config.supervised.shares = "rivals", ()
     config.evaluate.shares = (0.01, 0.1)
     config.pretrain.side, config.pretrain.row = "student", "contrastive"
-    config.pretrain.objective = ConfigDict({"build": "distill.contrastive:ParticipantContrastive"})
     budget = ("steps", "batch_size", "optim", "log_every", "eval_every")
     config.pretrain.update({name: config[name] for name in budget})
+  choose(config, "pretrain.objective", "distill.contrastive:ParticipantContrastive")
   return config

@@ -8,30 +8,33 @@ windows. The report has the row "masked". Shares and sizes are ours.
   distill run --config=configs/baseline_masked.py:wrists --config.data.source=DIR \\
       --workdir=runs/masked
 
-A student on raw patches, of which four fifths are hidden as in the papers, has another front end:
-  --config.student.build=students.axes:build_patches
-  --config.pretrain.objective.build=distill.objectives:MaskedAutoencoding
+Variant "patches" has another front end: raw patches of each axis, of which four fifths are hidden.
 """
 
 import pathlib
 
-from distill.config import ConfigDict, load
+from distill.config import ConfigDict, choose, load
 
 HERE = pathlib.Path(__file__).parent
 VARIANTS = {"": "quickstart.py", "smoke": "quickstart.py:smoke", "wrists": "wrists.py"}
+VARIANTS["patches"] = VARIANTS[""]
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """On the demo's cohort; "wrists" on recorded ones, "smoke" in seconds, to see that it runs."""
+  """On the demo's cohort; "wrists" on recorded ones, "smoke" in seconds, "patches" see above."""
   if variant not in VARIANTS:
-    raise ValueError(f"unknown variant {variant!r}; there are: smoke, wrists")
+    raise ValueError(f"unknown variant {variant!r}; there are: patches, smoke, wrists")
   config = load(f"{HERE}/{VARIANTS[variant]}")
   with config.unlocked():
     config.name = f"baseline_masked:{variant}" if variant else "baseline_masked"
     config.method, config.supervised.shares = "rivals", ()
     config.evaluate.shares = (0.01, 0.1)
     config.pretrain.side, config.pretrain.row = "student", "masked"
-    config.pretrain.objective = ConfigDict({"build": "distill.masked_envelope:MaskedEnvelope"})
     budget = ("steps", "batch_size", "optim", "log_every", "eval_every")
     config.pretrain.update({name: config[name] for name in budget})
+  if variant == "patches":
+    choose(config, "student", "students.axes:build_patches")
+    choose(config, "pretrain.objective", "distill.objectives:MaskedAutoencoding", mask_ratio=0.8)
+  else:
+    choose(config, "pretrain.objective", "distill.masked_envelope:MaskedEnvelope")
   return config

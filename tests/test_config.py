@@ -157,6 +157,8 @@ SHIPPED = [
   ),
   "wrists.py:one",
   "missing.py:wrists",
+  "baseline_masked.py:wrists",
+  "baseline_masked.py:patches",
   "student_aim.py:distil",
   "aim_day.py:small",
   "speech_ft.py:wrists",

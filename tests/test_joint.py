@@ -49,17 +49,13 @@ def test_the_loss_is_that_of_numpy_and_both_encoders_get_gradients():
   batch = _batch()
 
   def loss(params):
-    objective = nnx.merge(graphdef, params, rest)
-    return objective.loss(batch, jax.random.key(0))[0], objective.measures(batch)
-
-  def sides(params):
     one = nnx.merge(graphdef, params, rest)
-    ppg = one.ppg_encoder(batch["ppg"], batch["ppg_mask"])
-    acc = one.encoder(batch["acc"], batch["acc_mask"])
-    return one.student_head(acc), one.teacher_head(ppg)
+    acc = one.student_head(one.encoder(batch["acc"], batch["acc_mask"]))
+    ppg = one.teacher_head(one.ppg_encoder(batch["ppg"], batch["ppg_mask"]))
+    return one.loss(batch, jax.random.key(0))[0], (one.measures(batch), acc, ppg)
 
-  (value, measures), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-  acc, ppg = (np.asarray(side, np.float64) for side in jax.jit(sides)(params))
+  (value, (measures, *sides)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  acc, ppg = (np.asarray(side, np.float64) for side in sides)
   acc, ppg = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (acc, ppg))
   cosine = acc @ ppg.T
   expected = 0.0
