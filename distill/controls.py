@@ -17,7 +17,7 @@ from distill.spec import ACC, PPG
 
 # Windows whose rhythm is ranked, of whole participants, and partners of each shift. Ours: enough
 # for intervals of a few per cent, and seconds to compute.
-RHYTHM_WINDOWS, SHIFTED_WINDOWS = 2000, 192
+RHYTHM_WINDOWS, SHIFTED_WINDOWS = 1200, 192
 # Shifts below a minute, which no two windows of a prepared set need be apart.
 SHIFTS_S = (0.25, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0)
 COLUMNS = ("participant", "recording", "t0_s", "hr_bpm", "motion_g")
