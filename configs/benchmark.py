@@ -5,10 +5,10 @@
     --config.data.source=DIR
 
 The simulated cohort: the fine sensor and the one of 1/64 g steps, beat-locked movement of 0 (there
-is nothing to see) to 2 times what is known of wrists, three seeds. "wrists": recorded wrists in
-five folds, and a set that nothing is fitted to. "scaling": training people, minutes and students
-of several sizes. "small" is a part of the simulated grid with a reduced cohort and one seed;
-"smoke" shows in minutes that it runs. Sizes and steps are ours.
+is nothing to see) to 2 times what is known of wrists, and the rivals of distillation, three seeds.
+"wrists": recorded wrists in five folds, and a set that nothing is fitted to. "scaling": training
+people, minutes and students of several sizes. "small" is a part of the simulated grid with a
+reduced cohort and one seed; "smoke" shows in minutes that it runs. Sizes and steps are ours.
 """
 
 import pathlib
@@ -19,6 +19,7 @@ HERE = pathlib.Path(__file__).parent
 QUICKSTART = str(HERE / "quickstart.py")
 DEVICES = {"fine": "fine", "coarse": "e4"}  # name in cells -> of the simulated cohort
 LABELS = {"fine": "fine sensor", "coarse": "1/64 g sensor"}
+RIVALS = ("masked", "contrastive", "joint", "labels", "supervised")  # configs/baseline_*.py
 AMPLITUDE = "beat-locked movement, times the known one"
 
 
@@ -59,6 +60,10 @@ def _by_amplitude(config: str, amplitudes, overrides=(), devices=tuple(DEVICES))
   return cells, {"amplitude": {"x": x, "label": AMPLITUDE, "lines": tuple(lines.items())}}
 
 
+def _rival(name: str, variant: str = "") -> str:
+  return f"{HERE}/baseline_{name}.py" + (f":{variant}" if variant else "")
+
+
 def _simulated() -> ConfigDict:
   overrides = (
     "supervised.shares=(0.01,0.1,1.0)",
@@ -67,6 +72,15 @@ def _simulated() -> ConfigDict:
     "evaluate.galleries=(30,100,300,1000)",
   )
   cells, curves = _by_amplitude(QUICKSTART, (0, 0.25, 0.5, 1, 2), overrides)
+  cells += [
+    (
+      f"{device}-{rival}",
+      _rival(rival),
+      (f"data.simulated.device={DEVICES[device]}", overrides[-1]),
+    )
+    for device in DEVICES
+    for rival in RIVALS
+  ]
   return _grid("simulated", cells, curves, reference="fine-x1")
 
 
@@ -87,6 +101,7 @@ def _small() -> ConfigDict:
 
 def _smoke() -> ConfigDict:
   cells, curves = _by_amplitude(f"{QUICKSTART}:smoke", (0, 1), devices=("fine",))
+  cells.append(("fine-masked", _rival("masked", "smoke"), ()))
   return _grid("smoke", cells, curves, reference="fine-x1", seeds=(0,))
 
 
@@ -96,6 +111,7 @@ def _wrists() -> ConfigDict:
     ("wrists", config, away),
     ("contrastive-alone", config, (*away, "loss.regression=0.0")),
     ("regression-alone", config, (*away, "loss.contrastive=0.0")),
+    *((rival, _rival(rival, "wrists"), away) for rival in RIVALS),
   ]
   return _grid("wrists", cells, {}, reference="wrists")
 

@@ -337,8 +337,8 @@ def facts(fold: Path, config: ConfigDict) -> dict[str, float | None]:
 
 def _trained(fold: Path) -> Path:
   """Folder of the training that a cell is about: of the student, or of what stands for it."""
-  roles = [role for role in ("student", "pretrained", "supervised") if (fold / role).is_dir()]
-  return fold / roles[0]
+  roles = ("joint", "student", "pretrained", "label_distillation", "supervised")
+  return next(fold / role for role in roles if (fold / role).is_dir())
 
 
 def _parameters(folder: Path) -> int | None:

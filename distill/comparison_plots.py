@@ -28,7 +28,7 @@ MODELS: dict[str, dict[str, Any]] = {
   "mean": {"color": plots.MID, "marker": "x", "linestyle": (0, (1, 3))},
   "teacher": {"color": plots.MID, "marker": "*", "linestyle": (0, (6, 2, 1, 2)), "markersize": 9},
 }  # fmt: skip
-_CELL_MARKERS = "osv^Pd<>Xh"
+_CELL_MARKERS = "vP<>dXhp"  # none of MODELS
 _CELL_LINES = ("--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
 
 
@@ -227,7 +227,7 @@ def _curve(summary: Mapping[str, Any], curve: Mapping[str, Any], set_name: str, 
     _top1_lines(panels[row][-1], cells, points)
     panels[0][-1].set_title("Top-1, whole set")
     told += [_told(line, cells, point, targets) for point in points]
-  figure.supxlabel(curve["label"], fontsize=10)
+  panels[-1][len(targets) // 2].set_xlabel(curve["label"])
   values = sorted({point["x"] for points in lines.values() for point in points})
   if curve["log"]:
     plots.log_ticks(panels[0][0], values)
@@ -303,7 +303,8 @@ def _label_efficiency(summary: Mapping[str, Any], set_name: str, mark: str) -> P
   cells = {name: one for name, one in on_set(summary, set_name).items() if one.get("by_share")}
   targets = targets_of(summary, set_name)
   looks = _looks(summary, list(cells))
-  figure = Figure(figsize=(3.6 * len(targets) + 0.4, 4.4), layout="constrained")
+  width = max(3.6 * len(targets) + 0.4, 7.6)
+  figure = Figure(figsize=(width, 4.4), layout="constrained")
   panels = figure.subplots(1, len(targets), squeeze=False, sharex=True)[0]
   told = []
   for axes, target in zip(panels, targets):
@@ -325,7 +326,7 @@ def _label_efficiency(summary: Mapping[str, Any], set_name: str, mark: str) -> P
     axes.grid(axis="y")
   shares_of = {float(share) for one in cells.values() for share in one["by_share"]}
   plots.log_ticks(panels[0], sorted(shares_of | {100.0}))
-  figure.supxlabel("labelled training people, % (log scale)", fontsize=10)
+  panels[len(targets) // 2].set_xlabel("labelled training people, % (log scale)")
   figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
   plots.headed(figure, f"Label efficiency, {mark}")
   alt = f"Mean absolute error by share of labelled training people, {mark}: {'; '.join(told)}."

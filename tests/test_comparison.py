@@ -11,7 +11,7 @@ from scipy import stats
 from distill import comparison, comparison_plots, comparison_report, evaluate, report
 from distill.comparison import Cell, Curve, Grid, Result
 from distill.errors import DistillError
-from tests.fold_tables import fold_tables
+from tests.fold_tables import fold_tables, with_columns
 
 FACTS = {"train_people": 5, "train_minutes": 120.0, "student_parameters": 900}
 GRID = Grid(
@@ -42,7 +42,15 @@ def _report(seed: int, noise: float, rate: float) -> dict:
   fold = dataclasses.replace(
     fold, **{part: getattr(fold, part) | values for part, values in changed.items()}
   )
-  settings = evaluate.Settings(galleries=(30,), repeats=2, shifts_s=(60.0,), targets=("hr_bpm",))
+  return _judged(fold, seed, rate)
+
+
+def _judged(fold, seed: int, rate: float) -> dict:
+  few = np.isin(fold.columns["participant"], ["p02", "p05", "p08"])
+  fold = with_columns(fold, labelled_share=np.where(few, 0.5, 1.0))
+  settings = evaluate.Settings(
+    galleries=(30,), repeats=2, shifts_s=(60.0,), targets=("hr_bpm",), shares=(0.5,)
+  )
   data = {"sets": ["s"], "source": "", "splits": "", "simulated": {"participants": 2, "seed": 0}}
   return report.build(
     evaluate.evaluate({"s": [fold]}, settings),
@@ -150,6 +158,25 @@ def test_cells_on_other_people_are_not_compared(results, key, value):
   assert found["differences"] == {}
 
 
+def test_a_cell_without_a_student_is_about_what_stands_for_it(results):
+  fold = fold_tables()
+  kept = {model: table for model, table in fold.embeddings.items() if model != "student"}
+  fold = dataclasses.replace(fold, embeddings=kept, projections={})
+  rival = {seed: Result(_judged(fold, seed, 9.0), FACTS) for seed in (0, 1)}
+  summary = comparison.summarise(GRID, results | {"poor": rival}, {})
+  one = summary["cells"]["poor"]["sets"]["s"]
+  assert set(one["differences"]["hr_bpm"]) == set(one["probes"]["hr_bpm"]) - {"supervised"}
+  supervised = np.array(rival[0].report["sets"]["s"]["people"]["mae"]["hr_bpm"]["supervised"])
+  good = _people(results, "good", "mae", "hr_bpm", "student").mean(axis=0)
+  row = summary["differences"]["s"]["poor"]
+  assert set(row) == {"hr_bpm"}
+  assert row["hr_bpm"]["mae"]["value"] == pytest.approx((supervised - good).mean())
+  text = comparison_report.markdown(summary, [], "images")
+  value = one["probes"]["hr_bpm"]["supervised"]["mae"]["value"]
+  assert f"| poor | supervised from scratch | {value:.2f} |" in text
+  assert comparison_report.text(summary).count("poor") > 3
+
+
 def test_one_seed_is_the_report_itself(results):
   one = results["good"][0].report["sets"]["s"]
   made = report.plain(comparison.averaged([one]))
@@ -178,7 +205,7 @@ def test_tables_hold_the_numbers_and_are_whole(summary, drawn):
 def test_figures_have_alt_text_and_the_page_needs_no_other_file(summary, drawn):
   names = {plot.name for plot in drawn}
   expected = {"s_hr_bpm_cells", "s_retrieval_cells", "s_curve_rate", "s_hr_bpm_agreement"}
-  assert expected | {"s_atlas", "learning_cells"} <= names
+  assert expected | {"s_labels", "s_atlas", "learning_cells"} <= names
   for plot in drawn:
     assert len(plot.alt) > 80
     assert xml.etree.ElementTree.fromstring(plot.svg).tag.endswith("svg")
@@ -186,6 +213,9 @@ def test_figures_have_alt_text_and_the_page_needs_no_other_file(summary, drawn):
   curve = next(plot for plot in drawn if plot.name == "s_curve_rate")
   mae = summary["cells"]["poor"]["sets"]["s"]["probes"]["hr_bpm"]["student"]["mae"]
   assert f"both at 9: heart rate {mae['value']:.1f}" in curve.alt
+  labels = next(plot for plot in drawn if plot.name == "s_labels")
+  part = summary["cells"]["poor"]["sets"]["s"]["by_share"]["50"]["probes"]["hr_bpm"]["student"]
+  assert f"poor, heart rate at 50 % {part['mae']['value']:.1f}" in labels.alt
   page = comparison_report.html(summary, drawn)
   assert not re.findall(r'(?:src|href)="(?!data:)', page)
   assert page.count("<img ") == len(drawn) == len(re.findall(r'alt="[^"]{80,}"', page))
