@@ -86,7 +86,7 @@ def test_refused_windows_count_in_no_probe_and_no_gallery():
   table = _table(rng)
   kept = table.where(table["valid"])
   whole, without = (evaluate.probe_table(one, "hr_bpm")["probes"] for one in (table, kept))
-  assert whole["hr_bpm"]["embedding"] == without["hr_bpm"]["embedding"]
+  np.testing.assert_equal(whole["hr_bpm"]["embedding"], without["hr_bpm"]["embedding"])
   other = EmbeddingTable(table.embedding + 0.1, table.columns)
   settings = retrieval.Settings(repeats=1)
   found = retrieval.retrieve([(table, other)], settings, force=True)
