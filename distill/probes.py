@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import linalg, optimize, special, stats
 
 from distill import agreement, statistics
 from distill.embeddings import EmbeddingTable
@@ -402,19 +402,35 @@ def logistic_path(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> l
 def _fit_logistic(
   scaled: np.ndarray, chosen: np.ndarray, weight: np.ndarray, start: np.ndarray
 ) -> np.ndarray:
-  """[dim + 1, classes] weights, the intercept last."""
+  """[dim + 1, classes] weights, the intercept last.
+
+  Coordinates are those in which the curvature is the identity where all classes have equal chances:
+  the minimum is the same, and features that go together cost L-BFGS no steps.
+  """
+  classes = chosen.shape[1]
+  penalty = np.append(np.ones(scaled.shape[1]), 0.0)[:, None]
+  design = np.append(scaled, np.ones((len(scaled), 1)), axis=1)
+  chances = (1 - 1 / classes) / classes
+  curvature = chances * design.T @ (weight[:, None] * design) + np.diag(penalty[:, 0])
+  root = np.linalg.cholesky(curvature)
+  turn = linalg.solve_triangular(root, np.eye(len(root)), lower=True)
+  turned = design @ turn.T
+
+  def weights(flat: np.ndarray) -> np.ndarray:
+    return turn.T @ flat.reshape(start.shape)
 
   def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-    both = flat.reshape(start.shape)
-    log = special.log_softmax(scaled @ both[:-1] + both[-1], axis=1)
+    held = penalty * weights(flat)
+    log = special.log_softmax(turned @ flat.reshape(start.shape), axis=1)
     error = weight[:, None] * (np.exp(log) - chosen)
-    gradient = np.concatenate([scaled.T @ error + both[:-1], error.sum(axis=0)[None]])
-    value = 0.5 * np.sum(both[:-1] ** 2) - weight @ (log * chosen).sum(axis=1)
+    gradient = turned.T @ error + turn @ held
+    value = 0.5 * np.sum(held**2) - weight @ (log * chosen).sum(axis=1)
     return float(value), gradient.ravel()
 
   options = {"maxiter": 1000, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-6}
-  done = optimize.minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-  return np.asarray(done.x).reshape(start.shape)
+  first = (root.T @ start).ravel()
+  done = optimize.minimize(loss, first, jac=True, method="L-BFGS-B", options=options)
+  return weights(done.x)
 
 
 def fit_classes(
