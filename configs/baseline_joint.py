@@ -9,21 +9,13 @@ rows "student" and "teacher" are what comes of it, and retrieval searches the la
       --workdir=runs/joint
 """
 
-import pathlib
-
-from distill.config import ConfigDict, load
-
-HERE = pathlib.Path(__file__).parent
-VARIANTS = {"": "quickstart.py", "smoke": "quickstart.py:smoke", "wrists": "wrists.py"}
+from distill.config import ConfigDict, vary
 
 
 def get_config(variant: str = "") -> ConfigDict:
   """On the demo's cohort; "wrists" on recorded ones, "smoke" in seconds, to see that it runs."""
-  if variant not in VARIANTS:
-    raise ValueError(f"unknown variant {variant!r}; there are: smoke, wrists")
-  config = load(f"{HERE}/{VARIANTS[variant]}")
+  config = vary(__file__, variant)
   with config.unlocked():
-    config.name = f"baseline_joint:{variant}" if variant else "baseline_joint"
     config.method, config.supervised.shares = "joint", ()
     config.evaluate.shares = (0.01, 0.1)
     config.loss.regression = 0.0  # there is no fixed embedding to regress on

@@ -9,21 +9,13 @@ The report has the row "label_distillation".
       --workdir=runs/labels
 """
 
-import pathlib
-
-from distill.config import ConfigDict, load
-
-HERE = pathlib.Path(__file__).parent
-VARIANTS = {"": "quickstart.py", "smoke": "quickstart.py:smoke", "wrists": "wrists.py"}
+from distill.config import ConfigDict, vary
 
 
 def get_config(variant: str = "") -> ConfigDict:
   """On the demo's cohort; "wrists" on recorded ones, "smoke" in seconds, to see that it runs."""
-  if variant not in VARIANTS:
-    raise ValueError(f"unknown variant {variant!r}; there are: smoke, wrists")
-  config = load(f"{HERE}/{VARIANTS[variant]}")
+  config = vary(__file__, variant)
   with config.unlocked():
-    config.name = f"baseline_labels:{variant}" if variant else "baseline_labels"
     config.method, config.supervised.shares = "rivals", ()
     config.supervised.label_distillation = True
     config.evaluate.shares = (0.01, 0.1)

@@ -11,27 +11,17 @@ windows. The report has the row "masked". Shares and sizes are ours.
 Variant "patches" has another front end: raw patches of each axis, of which four fifths are hidden.
 """
 
-import pathlib
-
-from distill.config import ConfigDict, choose, load
-
-HERE = pathlib.Path(__file__).parent
-VARIANTS = {"": "quickstart.py", "smoke": "quickstart.py:smoke", "wrists": "wrists.py"}
-VARIANTS["patches"] = VARIANTS[""]
+from distill.config import ConfigDict, choose, same_budget, vary
 
 
 def get_config(variant: str = "") -> ConfigDict:
   """On the demo's cohort; "wrists" on recorded ones, "smoke" in seconds, "patches" see above."""
-  if variant not in VARIANTS:
-    raise ValueError(f"unknown variant {variant!r}; there are: patches, smoke, wrists")
-  config = load(f"{HERE}/{VARIANTS[variant]}")
+  config = vary(__file__, variant, ("patches",))
   with config.unlocked():
-    config.name = f"baseline_masked:{variant}" if variant else "baseline_masked"
     config.method, config.supervised.shares = "rivals", ()
     config.evaluate.shares = (0.01, 0.1)
     config.pretrain.side, config.pretrain.row = "student", "masked"
-    budget = ("steps", "batch_size", "optim", "log_every", "eval_every")
-    config.pretrain.update({name: config[name] for name in budget})
+  same_budget(config, "pretrain")
   if variant == "patches":
     choose(config, "student", "students.axes:build_patches")
     choose(config, "pretrain.objective", "distill.objectives:MaskedAutoencoding", mask_ratio=0.8)

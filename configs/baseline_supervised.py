@@ -8,22 +8,13 @@ the distilled student gets. A share of less than one person is left out.
       --workdir=runs/supervised
 """
 
-import pathlib
-
-from distill.config import ConfigDict, load
-
-HERE = pathlib.Path(__file__).parent
-VARIANTS = {"": "quickstart.py", "smoke": "quickstart.py:smoke", "wrists": "wrists.py"}
+from distill.config import ConfigDict, same_budget, vary
 
 
 def get_config(variant: str = "") -> ConfigDict:
   """On the demo's cohort; "wrists" on recorded ones, "smoke" in seconds, to see that it runs."""
-  if variant not in VARIANTS:
-    raise ValueError(f"unknown variant {variant!r}; there are: smoke, wrists")
-  config = load(f"{HERE}/{VARIANTS[variant]}")
+  config = vary(__file__, variant)
   with config.unlocked():
-    config.name = f"baseline_supervised:{variant}" if variant else "baseline_supervised"
     config.method, config.supervised.shares = "rivals", (0.01, 0.1, 1.0)
-    budget = ("steps", "batch_size", "optim", "log_every", "eval_every")
-    config.supervised.update({name: config[name] for name in budget})
+  same_budget(config, "supervised")
   return config

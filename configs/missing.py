@@ -11,23 +11,15 @@ observed. Cohort, teacher, steps and rates are those of quickstart.py or wrists.
 `--config.teacher.load=RUN/fold0/teacher` takes a teacher that is there already.
 """
 
-import pathlib
-
-from distill.config import ConfigDict, choose, load
-
-HERE = pathlib.Path(__file__).parent
-VARIANTS = {"": "quickstart.py", "smoke": "quickstart.py:smoke", "wrists": "wrists.py"}
+from distill.config import ConfigDict, choose, vary
 
 
 def get_config(variant: str = "") -> ConfigDict:
   """On a simulated cohort; "wrists" on recorded ones, "smoke" in seconds, to see that it runs."""
-  if variant not in VARIANTS:
-    raise ValueError(f"unknown variant {variant!r}; there are: smoke, wrists")
-  config = load(f"{HERE}/{VARIANTS[variant]}")
+  config = vary(__file__, variant)
   sizes = {"width": 32, "depth": 1} if variant == "smoke" else {}
   choose(config, "student", "students.axes:build", **sizes)
   with config.unlocked():
-    config.name = f"missing:{variant}" if variant else "missing"
     config.loss.gaps = 0.75
     if variant == "smoke":
       config.evaluate.targets = ("hr_bpm",)

@@ -9,26 +9,18 @@ steps are those of quickstart.py; sizes are ours.
     "--config.start=runs/student_aim/fold{fold}/pretrained"
 """
 
-import pathlib
-
-from distill.config import ConfigDict, choose, load
-
-QUICKSTART = pathlib.Path(__file__).with_name("quickstart.py")
+from distill.config import ConfigDict, choose, vary
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """Pretraining; "distil" is the run that starts from it, "smoke" is pretraining in seconds."""
-  smoke = variant == "smoke"
-  config = load(f"{QUICKSTART}:smoke" if smoke else QUICKSTART)
-  sizes = {"width": 32, "depth": 1} if smoke else {}
+  """Pretraining, "wrists" on recorded ones, "smoke" in seconds; "distil" is what starts from it."""
+  config = vary(__file__, variant, ("distil",))
+  sizes = {"width": 32, "depth": 1} if variant == "smoke" else {}
   choose(config, "student", "students.axes:build_patches", **sizes)
   with config.unlocked():
-    config.name = f"student_aim:{variant}" if variant else "student_aim"
     config.loss.gaps = 0.75
-    if variant != "distil":
+  if variant != "distil":
+    with config.unlocked():
       config.pretrain.side = "student"
-  if variant in ("", "smoke"):
     choose(config, "pretrain.objective", "distill.aim:AIM", width=32, depth=1, heads=2)
-  elif variant != "distil":
-    raise ValueError(f"unknown variant {variant!r}; there are: distil, smoke")
   return config

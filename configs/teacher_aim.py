@@ -8,19 +8,13 @@ sizes are ours.
   distill run --config=configs/teacher_aim.py --workdir=runs/teacher_aim
 """
 
-import pathlib
-
-from distill.config import ConfigDict, choose, load
-
-QUICKSTART = pathlib.Path(__file__).with_name("quickstart.py")
+from distill.config import ConfigDict, choose, vary
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """The run on the demo's cohort; "smoke" is the same in seconds, too small to learn anything."""
-  config = load(f"{QUICKSTART}:{variant}" if variant else QUICKSTART)
-  sizes = {"width": 32, "depth": 1} if variant else {"depth": 4}
+  """On the demo's cohort; "wrists" on recorded ones, "smoke" in seconds, to see that it runs."""
+  config = vary(__file__, variant)
+  sizes = {"width": 32, "depth": 1} if variant == "smoke" else {"depth": 4}
   choose(config, "teacher", "teachers.gaps:build", **sizes)
   choose(config, "pretrain.objective", "distill.aim:AIM", width=32, depth=1, heads=2)
-  with config.unlocked():
-    config.name = f"teacher_aim:{variant}" if variant else "teacher_aim"
   return config

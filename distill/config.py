@@ -201,6 +201,36 @@ def choose(config: ConfigDict, section: str, build: str, **arguments: Any) -> No
     place[last] = ConfigDict({**kept, "build": build, **arguments})
 
 
+def vary(file: str, variant: str, also: Sequence[str] = ()) -> ConfigDict:
+  """The demo's config, or that of recorded wrists, under the name of a file beside them.
+
+  Args:
+    file: path of that file, which goes on to change what its experiment needs.
+    variant: "" for the demo's cohort, "smoke" for the same in seconds, "wrists" for recorded ones.
+    also: further variants of the file, of the demo's cohort.
+
+  Raises:
+    DistillError: another variant.
+  """
+  bases = {"": "quickstart.py", "smoke": "quickstart.py:smoke", "wrists": "wrists.py"}
+  bases |= dict.fromkeys(also, bases[""])
+  if variant not in bases:
+    known = ", ".join(filter(None, bases))
+    raise DistillError(f"{file}: unknown variant {variant!r}; there are: {known}")
+  place = pathlib.Path(file)
+  config = load(place.with_name(bases[variant]))
+  with config.unlocked():
+    config.name = f"{place.stem}:{variant}" if variant else place.stem
+  return config
+
+
+def same_budget(config: ConfigDict, section: str) -> None:
+  """Gives a section the steps, batches and optimiser of distillation, in place."""
+  with config.unlocked():
+    names = ("steps", "batch_size", "optim", "log_every", "eval_every")
+    config[section].update({name: config[name] for name in names})
+
+
 def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
   """The locked config of a file with dotted overrides applied and every key checked.
 

@@ -21,8 +21,7 @@ from tqdm import tqdm
 from distill import baselines, models, probes, registry, report, signals, stages, workdir
 from distill import config as configs
 from distill.config import ConfigDict
-from distill.data import labelled, physiology, pipeline, splits
-from distill.data.cohort import Cohort, participant_name
+from distill.data import labelled, pipeline, splits
 from distill.data.store import PreparedSet
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
@@ -34,8 +33,7 @@ Path = pathlib.Path
 PARTS = ("train", "validation", "test")
 FILE = "layers.json"
 BATCH = 64
-ARRHYTHMIA = "arrhythmia"  # a target that is made here for the simulated cohort
-ECTOPIC, REGULAR = "ectopic", "regular"
+ARRHYTHMIA = "arrhythmia"  # a target that is read from the beats of the simulated cohort
 GUESS = "guess"
 Features = dict[tuple[str, str], np.ndarray]  # (encoder, layer) -> [n, width]
 AnySet = PreparedSet | labelled.LabelledSet
@@ -212,7 +210,7 @@ def _probe_task(config: ConfigDict, folds: Sequence[Fold], task: str) -> list[di
   if not slash:
     raise DistillError(f"config.layers.tasks holds {task!r}; expected SET/COLUMN")
   prepared, split_of = _open(config, folds, name)
-  label = _label(config, prepared, target)
+  label = _label(prepared, target)
   rows = np.flatnonzero(label != "")
   columns = {"participant": prepared.index["participant"][rows], target: label[rows]}
   features = _embed(config, prepared, rows)
@@ -243,34 +241,13 @@ def _open(
   raise DistillError(f"config.layers.tasks names the set {name!r}; there are: {known}")
 
 
-def _label(config: ConfigDict, prepared: AnySet, target: str) -> np.ndarray:
-  if target == ARRHYTHMIA and prepared.simulated:
-    return ectopic(config.data.simulated, prepared.index, prepared.specs[PPG].window_s)
+def _label(prepared: AnySet, target: str) -> np.ndarray:
+  if target == ARRHYTHMIA and isinstance(prepared, PreparedSet) and prepared.simulated:
+    return prepared.arrhythmia(np.arange(len(prepared)))
   if target not in prepared.index or prepared.index[target].dtype.kind != "U":
     known = sorted(n for n, values in prepared.index.items() if values.dtype.kind == "U")
     raise DistillError(f"set {prepared.name} has no classes {target!r}; it has: {', '.join(known)}")
   return prepared.index[target]
-
-
-def ectopic(settings: Any, index: Mapping[str, np.ndarray], window_s: float) -> np.ndarray:
-  """[n] "ectopic" for windows of the simulated cohort with at least one ectopic beat, "regular".
-
-  Args:
-    settings: `config.data.simulated`, that the windows were drawn with.
-    index: columns participant and t0_s.
-    window_s: length of the windows, seconds.
-  """
-  cohort = Cohort(**settings)
-  number = {participant_name(i): i for i in range(cohort.participants)}
-  label = np.full(len(index["participant"]), REGULAR)
-  for who in np.unique(index["participant"]).tolist():
-    body = physiology.draw_body(cohort.seed, number[who], 60.0 * cohort.minutes)
-    early_s = np.sort(body.beat_s[~body.normal])
-    own = np.flatnonzero(index["participant"] == who)
-    start_s = index["t0_s"][own]
-    count = np.searchsorted(early_s, start_s + window_s) - np.searchsorted(early_s, start_s)
-    label[own[count > 0]] = ECTOPIC
-  return label
 
 
 def _pooled(

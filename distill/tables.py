@@ -112,7 +112,7 @@ def write(
     )
     columns[CADENCE] = cadence_hz
     if prepared.simulated:
-      columns["arrhythmia"] = _arrhythmia(prepared, order)
+      columns["arrhythmia"] = prepared.arrhythmia(order)
     _write(folder, found, projections, predictions, columns | {"split": split}, pair)
     fields = {
       "window_s": prepared.specs[ACC].window_s,
@@ -221,13 +221,6 @@ def _embed_acc(
 
   found = _in_stretches(prepared, rows, label, embed)
   return found, found.pop(CADENCE)
-
-
-def _arrhythmia(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
-  """Whether a window has an ectopic beat: "ectopic" or "regular"; "" where beats are unknown."""
-  known = prepared.beats(rows)
-  names = ("regular", "ectopic")
-  return np.array(["" if one is None else names[int(not one.normal.all())] for one in known])
 
 
 def _own_heads(

@@ -6,9 +6,11 @@ import pytest
 from distill import baselines, cli, layer_probe, probes, workdir
 from distill import config as configs
 from distill.data.cohort import Cohort, simulate
+from distill.data.store import open_set
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 from teachers import speech
+from tests import runs
 from tests.conftest import ROOT
 
 
@@ -118,16 +120,16 @@ def test_shares_of_people_are_the_same_for_every_layer_and_never_below_two():
   assert len(layer_probe._some_people(first, 1.0, 0)) == len(first)
 
 
-def test_ectopic_windows_are_those_with_an_early_beat():
-  settings = dict(configs.base().data.simulated) | {"participants": 3, "minutes": 15}
-  beats = [simulate(Cohort(**settings), i).beats for i in range(3)]
-  start_s = np.tile(np.arange(0.0, 900.0, 60.0), 3)
-  who = np.repeat(np.arange(3), 15)
-  index = {"participant": np.array([f"sim{i:05d}" for i in who]), "t0_s": start_s}
-  got = layer_probe.ectopic(settings, index, 60.0)
+def test_ectopic_windows_are_those_with_an_early_beat(smoke):
+  config = configs.load(runs.CONFIG.removeprefix("--config="))
+  prepared = open_set(smoke.set_folder)
+  who = [int(name.removeprefix("sim")) for name in prepared.index["participant"].tolist()]
+  cohort = Cohort(**config.data.simulated)
+  beats = {i: simulate(cohort, i).beats for i in set(who)}
+  got = layer_probe._label(prepared, "arrhythmia")
   expected = [
     np.any((beats[i].times_s >= t) & (beats[i].times_s < t + 60) & ~beats[i].normal)
-    for i, t in zip(who, start_s, strict=True)
+    for i, t in zip(who, prepared.index["t0_s"], strict=True)
   ]
   np.testing.assert_array_equal(got == "ectopic", expected)
   assert 0 < np.sum(expected) < len(expected)

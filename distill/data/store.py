@@ -19,7 +19,7 @@ from distill.spec import MODALITIES, SignalSpec
 
 SET_FILE, INDEX_FILE, LEFT_OUT_FILE = "set.json", "index.npz", "left_out.json"
 BEATS_FILE = "beats.npz"  # of sets with reference beats
-FORMAT = 3
+FORMAT = 4
 SPLIT = "windows"  # the one TFDS split; participants are split by distill.data.splits
 
 # Column -> dtype. Numbers that are not known or not valid are NaN, texts are "".
@@ -110,6 +110,12 @@ class PreparedSet:
       inside = slice(*(first + np.searchsorted(times_s, (t0_s, t0_s + window_s))))
       found.append(Beats(stored["times_s"][inside] - t0_s, stored["normal"][inside], origin))
     return found
+
+  def arrhythmia(self, rows: np.ndarray) -> np.ndarray:
+    """Whether windows have an ectopic beat: "ectopic" or "regular"; "" where beats are unknown."""
+    names = ("regular", "ectopic")
+    known = self.beats(rows)
+    return np.array(["" if one is None else names[int(not one.normal.all())] for one in known])
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_source": None}  # open files do not travel to worker processes

@@ -122,6 +122,12 @@ def unpack(path: pathlib.Path, folder: pathlib.Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
+DAMAGED = (
+  *(OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error),
+  *(RuntimeError, NotImplementedError),  # encrypted, or an unknown compression
+)
+
+
 @contextlib.contextmanager
 def _damage(where: str) -> Iterator[None]:
   try:
@@ -130,9 +136,7 @@ def _damage(where: str) -> Iterator[None]:
     raise
   except (FileNotFoundError, IsADirectoryError) as error:
     raise DistillError(f"no {where}") from error
-  except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error) as error:
-    raise DistillError(f"{where} cannot be read: {error}") from error
-  except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown compression
+  except DAMAGED as error:
     raise DistillError(f"{where} cannot be read: {error}") from error
 
 

@@ -9,6 +9,12 @@ import scipy.io
 from distill.data import untrusted
 from distill.errors import DistillError
 
+# A damaged file fails in many ways, depending on the byte.
+DAMAGED = (
+  *(OSError, ValueError, TypeError, NotImplementedError, KeyError, IndexError),
+  *(EOFError, MemoryError, OverflowError, scipy.io.matlab.MatReadError),
+)
+
 
 def load(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
   """Variables of a MAT file, those that are there.
@@ -19,10 +25,7 @@ def load(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, Any]:
   untrusted.check_size(path, untrusted.MAX_FILE_BYTES)
   try:
     return dict(scipy.io.loadmat(path, variable_names=names))
-  # A damaged file fails in many ways, depending on the byte.
-  except (OSError, ValueError, TypeError, NotImplementedError, KeyError, IndexError) as error:
-    raise DistillError(f"{path} cannot be read as a MAT file: {error}") from error
-  except (EOFError, MemoryError, OverflowError, scipy.io.matlab.MatReadError) as error:
+  except DAMAGED as error:
     raise DistillError(f"{path} cannot be read as a MAT file: {error}") from error
 
 
