@@ -138,7 +138,8 @@ def _parquet_on_disk(prepared: store.PreparedSet, path: pathlib.Path) -> None:
 def _example(raw: Mapping[str, np.ndarray], specs: Specs) -> dict[str, np.ndarray]:
   found: dict[str, np.ndarray] = {}
   for spec in specs:
-    found |= pipeline.load_window(raw[spec.modality], spec)
+    values, mask = pipeline.prepare_windows(raw[spec.modality][None], spec)
+    found |= {spec.modality: values[0], spec.modality + "_mask": mask[0]}
   return found
 
 

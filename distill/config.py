@@ -169,7 +169,8 @@ def base() -> ConfigDict:
 
   config.layers = ConfigDict()
   config.layers.tasks = ("simulated/activity", "simulated/arrhythmia")  # SET/COLUMN
-  config.layers.encoders = ()  # NAME=MODEL_FOLDER, none of which has seen held-out people
+  # NAME=MODEL_FOLDER, none of which has seen held-out people; "{fold}" is the fold's number
+  config.layers.encoders = ()
   config.layers.random = ConfigDict({"build": "teachers.speech:small"})
   config.layers.shares = (0.1,)  # of the training people, beside all of them
 

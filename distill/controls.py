@@ -3,7 +3,7 @@
 Both are made when a run's windows are embedded, so that judging needs no recordings.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,9 @@ def rhythms(prepared: PreparedSet, rows: np.ndarray, *, seed: int) -> dict[str, 
   rates = {name: prepared.specs[name].rate_hz for name in (ACC, PPG)}
   parts: dict[str, list[np.ndarray]] = {ACC: [], PPG: []}
   for start in range(0, len(rows), 256):
-    raw = [prepared[int(row)] for row in rows[start : start + 256]]
-    parts[ACC].append(rhythm.of_acc(np.stack([one[ACC] for one in raw]), rates[ACC]))
-    parts[PPG].append(rhythm.of_ppg(np.stack([one[PPG] for one in raw]), rates[PPG]))
+    raw = prepared.windows(rows[start : start + 256])
+    parts[ACC].append(rhythm.of_acc(raw[ACC], rates[ACC]))
+    parts[PPG].append(rhythm.of_ppg(raw[PPG], rates[PPG]))
   found = {name: np.concatenate(some) for name, some in parts.items()}
   known = prepared.beats(rows)
   if any(one is not None for one in known):
@@ -89,7 +89,7 @@ def shifted(
     return {}
   size = min(SHIFTED_WINDOWS, len(firsts))
   picked = np.sort(np.random.default_rng(seed).choice(len(firsts), size, replace=False))
-  pairs = [(prepared[int(firsts[k])], prepared[int(seconds[k])]) for k in picked]
+  first, second = prepared.windows(firsts[picked]), prepared.windows(seconds[picked])
   shifts_s = [s for s in SHIFTS_S if s < prepared.specs[PPG].window_s]
   columns = {
     name: np.tile(prepared.index[name][firsts[picked]], len(shifts_s))
@@ -99,7 +99,9 @@ def shifted(
   found = {}
   for name, (encoder, forward, project) in sides.items():
     rate_hz = prepared.specs[name].rate_hz
-    raw = np.concatenate([_later(pairs, name, round(s * rate_hz)) for s in shifts_s])
+    both, length = np.concatenate([first[name], second[name]], axis=1), first[name].shape[1]
+    skipped = [round(s * rate_hz) for s in shifts_s]
+    raw = np.concatenate([both[:, k : k + length] for k in skipped])
     vectors = forward(*pipeline.prepare_windows(raw, encoder.spec))
     valid = {embeddings.VALID: embeddings.embedded(vectors)}
     table = EmbeddingTable(np.asarray(project(vectors)), columns | valid, "projection", pair)
@@ -118,7 +120,3 @@ def _following(prepared: PreparedSet, rows: np.ndarray) -> tuple[np.ndarray, np.
   at = {key(row): row for row in rows.tolist()}
   found = [(row, at[key(row, window_s)]) for row in rows.tolist() if key(row, window_s) in at]
   return tuple(np.array(found, int).reshape(-1, 2).T)  # type: ignore[return-value]
-
-
-def _later(pairs: Sequence[tuple[Mapping, Mapping]], name: str, samples: int) -> np.ndarray:
-  return np.stack([np.concatenate([a[name][samples:], b[name][:samples]]) for a, b in pairs])

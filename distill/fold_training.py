@@ -160,8 +160,7 @@ def reading(
 def spread(source: pipeline.Source) -> dict[str, np.ndarray]:
   """Up to VALIDATION_WINDOWS examples, evenly spread over the source, as one batch."""
   picks = np.unique(np.linspace(0, len(source) - 1, VALIDATION_WINDOWS).astype(int))
-  examples = [source[int(i)] for i in picks]
-  return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+  return source.batch(picks)
 
 
 def validation(batch: dict[str, np.ndarray]) -> Callable[[Objective], dict[str, float]]:

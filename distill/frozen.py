@@ -94,8 +94,7 @@ def _embedder(
   prepared: PreparedSet, forward: Forward, encoder: Encoder
 ) -> Callable[[np.ndarray], np.ndarray]:
   def embed(rows: np.ndarray) -> np.ndarray:
-    raw = np.stack([prepared[int(row)][PPG] for row in rows])
-    return forward(*pipeline.prepare_windows(raw, encoder.spec))
+    return forward(*pipeline.prepare_windows(prepared.windows(rows)[PPG], encoder.spec))
 
   return embed
 

@@ -9,7 +9,7 @@ with `distill import-teacher` and named in `config.layers.encoders`.
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +35,10 @@ FILE = "layers.json"
 BATCH = 64
 ARRHYTHMIA = "arrhythmia"  # a target that is read from the beats of the simulated cohort
 GUESS = "guess"
+FOLD = "{fold}"  # in the folder of an encoder: the number of the fold
 Features = dict[tuple[str, str], np.ndarray]  # (encoder, layer) -> [n, width]
+Windows = Mapping[str, np.ndarray]  # by signal, or by layer
+Reader = Callable[[Windows], Windows]  # raw windows -> layer -> [n, width]
 AnySet = PreparedSet | labelled.LabelledSet
 
 
@@ -81,77 +84,83 @@ def load(folder: str | Path) -> dict[str, Any]:
 # --- what is embedded -----------------------------------------------------------------------------
 
 
-def _encoders(config: ConfigDict, modalities: Sequence[str]) -> dict[str, Encoder]:
-  """Name -> encoder: the random speech network for each signal, and the model folders given."""
-  section = config.layers.random
-  build = registry.resolve(section.build, key="layers.random.build")
-  found = {
-    f"speech, random ({modality})": build(
-      seed=config.seed,
-      modality=modality,
-      window_s=config.data.window_s,
-      **configs.build_arguments(section),
-    )
-    for modality in modalities
-  }
-  for given in config.layers.encoders:
-    name, equals, place = given.partition("=")
-    if not equals:
-      raise DistillError(f"config.layers.encoders holds {given!r}; expected NAME=MODEL_FOLDER")
-    encoder = models.load_encoder(place)
-    if encoder.spec.modality in modalities:
-      found[name] = encoder
+def _features(config: ConfigDict, prepared: AnySet, rows: np.ndarray) -> list[Features]:
+  """Every layer of every encoder, and hand-made features, of the windows at `rows`, fold by fold.
+
+  What is the same in all folds is embedded once; encoders named with {fold} are others in each.
+  """
+  modalities, named = tuple(prepared.specs), config.layers.encoders
+  fixed = {f"speech, random ({one})": _random(config, one) for one in modalities}
+  fixed |= _opened([given for given in named if FOLD not in given], modalities)
+  readers = {name: _layers(encoder, prepared, name) for name, encoder in fixed.items()}
+  rates = {name: spec.rate_hz for name, spec in prepared.specs.items()}
+  if ACC in modalities:
+    motion = baselines.motion_features
+    readers["hand-made (acc)"] = lambda raw: {"motion": motion(raw[ACC], rates[ACC])}
+  if PPG in modalities:
+    readers["hand-made (ppg)"] = lambda raw: {"rhythm": rhythm_features(raw[PPG], rates[PPG])}
+  readers[GUESS] = lambda raw: {"": np.zeros((len(raw[modalities[0]]), 1), np.float32)}
+  shared, found = _embed(prepared, rows, readers), []
+  for k in config.folds:
+    own = _opened([given.replace(FOLD, str(k)) for given in named if FOLD in given], modalities)
+    of_fold = {name: _layers(encoder, prepared, name) for name, encoder in own.items()}
+    found.append(shared | (_embed(prepared, rows, of_fold) if of_fold else {}))
   return found
 
 
+def _random(config: ConfigDict, modality: str) -> Encoder:
+  section, window_s = config.layers.random, config.data.window_s
+  build = registry.resolve(section.build, key="layers.random.build")
+  arguments = configs.build_arguments(section)
+  encoder: Encoder = build(seed=config.seed, modality=modality, window_s=window_s, **arguments)
+  return encoder
+
+
+def _opened(given: Sequence[str], modalities: Sequence[str]) -> dict[str, Encoder]:
+  """Name -> encoder, of those of NAME=MODEL_FOLDER that read one of the signals."""
+  found = {name: models.load_encoder(place) for name, place in map(_named, given)}
+  return {name: one for name, one in found.items() if one.spec.modality in modalities}
+
+
+def _named(given: str) -> tuple[str, str]:
+  name, equals, place = given.partition("=")
+  if not equals:
+    raise DistillError(f"config.layers.encoders holds {given!r}; expected NAME=MODEL_FOLDER")
+  return name, place
+
+
 def _check_unseen(config: ConfigDict, folds: Sequence[Fold]) -> None:
-  for given in config.layers.encoders:
-    stored = models.read(models.model_folder(given.partition("=")[2]))
-    for fold in folds:
+  for fold in folds:
+    for given in config.layers.encoders:
+      stored = models.read(models.model_folder(fold.named(_named(given)[1])))
       stages.check_unseen(fold, stored, "model")
 
 
-def _embed(config: ConfigDict, prepared: AnySet, rows: np.ndarray) -> Features:
-  """Every layer of every encoder, and hand-made features, of the windows at `rows`."""
-  encoders = _encoders(config, tuple(prepared.specs))
-  for name, encoder in encoders.items():
-    pipeline.check_spec(prepared, encoder.spec, who=name)  # type: ignore[arg-type]
-  forwards = {name: _forward(encoder) for name, encoder in encoders.items()}
+def _layers(encoder: Encoder, prepared: AnySet, who: str) -> Reader:
+  pipeline.check_spec(prepared, encoder.spec, who=who)  # type: ignore[arg-type]
+  graphdef, state = nnx.split(encoder)
+  forward = jax.jit(lambda state, x, m: nnx.merge(graphdef, state).by_layer(x, m))
+
+  def read(raw: Windows) -> Windows:
+    x, m = pipeline.prepare_windows(raw[encoder.spec.modality], encoder.spec)
+    pad = [(0, BATCH - len(x)), (0, 0), (0, 0)]
+    found = forward(state, np.pad(x, pad), np.pad(m, pad))
+    return {layer: np.asarray(found[layer])[: len(x)] for layer in encoder.layer_names}
+
+  return read
+
+
+def _embed(prepared: AnySet, rows: np.ndarray, readers: Mapping[str, Reader]) -> Features:
   parts: dict[tuple[str, str], list[np.ndarray]] = {}
   with tqdm(total=len(rows), desc=f"embed {prepared.name}", unit="window", mininterval=1.0) as bar:
     for start in range(0, len(rows), BATCH):
-      some = [prepared[int(row)] for row in rows[start : start + BATCH]]
-      raw = {name: np.stack([one[name] for one in some]) for name in prepared.specs}
-      for key, values in _embed_batch(raw, encoders, forwards, prepared):
-        parts.setdefault(key, []).append(values)
+      some = rows[start : start + BATCH]
+      raw = prepared.windows(some)
+      for name, read in readers.items():
+        for layer, values in read(raw).items():
+          parts.setdefault((name, layer), []).append(values)
       bar.update(len(some))
   return {key: np.concatenate(some) for key, some in parts.items()}
-
-
-def _forward(encoder: Encoder) -> Callable[[np.ndarray, np.ndarray], dict[str, jax.Array]]:
-  graphdef, state = nnx.split(encoder)
-  compiled = jax.jit(lambda state, x, m: nnx.merge(graphdef, state).by_layer(x, m))
-  return lambda x, m: compiled(state, x, m)
-
-
-def _embed_batch(
-  raw: Mapping[str, np.ndarray],
-  encoders: Mapping[str, Encoder],
-  forwards: Mapping[str, Callable],
-  prepared: AnySet,
-) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-  for name, encoder in encoders.items():
-    x, m = pipeline.prepare_windows(raw[encoder.spec.modality], encoder.spec)
-    pad = [(0, BATCH - len(x)), (0, 0), (0, 0)]
-    layers = forwards[name](np.pad(x, pad), np.pad(m, pad))
-    for layer in encoder.layer_names:
-      yield (name, layer), np.asarray(layers[layer])[: len(x)]
-  rates = {name: spec.rate_hz for name, spec in prepared.specs.items()}
-  if ACC in raw:
-    yield ("hand-made (acc)", "motion"), baselines.motion_features(raw[ACC], rates[ACC])
-  if PPG in raw:
-    yield ("hand-made (ppg)", "rhythm"), rhythm_features(raw[PPG], rates[PPG])
-  yield (GUESS, ""), np.zeros((len(next(iter(raw.values()))), 1), np.float32)
 
 
 def rhythm_features(wave: np.ndarray, rate_hz: float) -> np.ndarray:
@@ -213,14 +222,14 @@ def _probe_task(config: ConfigDict, folds: Sequence[Fold], task: str) -> list[di
   label = _label(prepared, target)
   rows = np.flatnonzero(label != "")
   columns = {"participant": prepared.index["participant"][rows], target: label[rows]}
-  features = _embed(config, prepared, rows)
+  features = _features(config, prepared, rows)
   parts = [split_of(k).part_of(columns["participant"]) for k in config.folds]
   found = []
   shares = [share for share in config.layers.shares if share < 1] + [1.0]
-  for (encoder, layer), values in tqdm(features.items(), desc=f"probe {task}", unit="layer"):
-    table = EmbeddingTable(values, columns)
+  for encoder, layer in tqdm(features[0], desc=f"probe {task}", unit="layer"):
+    tables = [EmbeddingTable(of_fold[encoder, layer], columns) for of_fold in features]
     for share in shares:
-      scores = _pooled(table, target, parts, share, config.seed)
+      scores = _pooled(tables, target, parts, share, config.seed)
       found.append({"encoder": encoder, "layer": layer, "share": share} | scores)
   return found
 
@@ -251,12 +260,16 @@ def _label(prepared: AnySet, target: str) -> np.ndarray:
 
 
 def _pooled(
-  table: EmbeddingTable, target: str, parts: Sequence[np.ndarray], share: float, seed: int
+  tables: Sequence[EmbeddingTable],
+  target: str,
+  parts: Sequence[np.ndarray],
+  share: float,
+  seed: int,
 ) -> dict[str, Any]:
   """Scores of the test windows of all folds, each told by a probe that never saw the person."""
-  classes = tuple(np.unique(table[target]).tolist())
+  classes = tuple(np.unique(tables[0][target]).tolist())
   true, probabilities, people, strengths = [], [], [], []
-  for part in parts:
+  for table, part in zip(tables, parts, strict=True):
     train, validation, test = (table.where(part == name) for name in PARTS)
     probes.check_people({"train": train, "validation": validation, "test": test})
     train = _some_people(train, share, seed)
@@ -276,7 +289,7 @@ def _pooled(
   scores = probes.score_classes(
     np.concatenate(true), np.concatenate(probabilities), classes, np.concatenate(people)
   )
-  return scores | {"dim": table.embedding.shape[1], "strengths": strengths}
+  return scores | {"dim": tables[0].embedding.shape[1], "strengths": strengths}
 
 
 def _some_people(train: EmbeddingTable, share: float, seed: int) -> EmbeddingTable:

@@ -245,7 +245,7 @@ class _Judged:
               bar.update()
 
   def _raw(self, rows: pipeline.Rows, signal: str) -> np.ndarray:
-    return np.stack([self._prepared[int(row)][signal] for row in rows.rows])
+    return self._prepared.windows(rows.rows)[signal]
 
   def _without(self, raw: np.ndarray, pattern: str, share: float) -> np.ndarray:
     """The windows with NaN in place of what is lost; the same loss for every method."""

@@ -234,8 +234,7 @@ def _embed(
   with tqdm(total=len(rows), desc=f"embed {label}", unit="window", mininterval=1.0) as bar:
     for start in range(0, len(rows), BATCH):
       some = rows[start : start + BATCH]
-      raw = np.stack([prepared[int(row)][modality] for row in some])
-      x, m = pipeline.prepare_windows(raw, encoder.spec)
+      x, m = pipeline.prepare_windows(prepared.windows(some)[modality], encoder.spec)
       pad = [(0, BATCH - len(some)), (0, 0), (0, 0)]
       x, m = np.pad(x, pad), np.pad(m, pad)
       for name, one in states.items():
@@ -260,8 +259,8 @@ def _gallery(
     return None
   forward, parts = Forward(teacher, batch_size=BATCH), []
   for start in range(0, len(rows), BATCH):
-    raw = np.stack([prepared[int(row)][PPG] for row in rows[start : start + BATCH]])
-    parts.append(forward(*pipeline.prepare_windows(raw, teacher.spec)))
+    raw = prepared.windows(rows[start : start + BATCH])
+    parts.append(forward(*pipeline.prepare_windows(raw[PPG], teacher.spec)))
   head: Any = objectives.load_head(stored, "teacher_head")
   projected = np.asarray(head(np.concatenate(parts)))
   return objectives.load_head(stored, "student_head"), projected

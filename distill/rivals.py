@@ -28,6 +28,7 @@ from distill.workdir import Fold, clock
 
 Path = pathlib.Path
 LABEL_DISTILLATION = "label_distillation"
+TOGETHER = 128  # windows read at a time
 # Rows of training or validation and their [n, targets] labels, NaN where there is none.
 Labelled = list[tuple[pipeline.Rows, np.ndarray]]
 
@@ -108,11 +109,12 @@ def pulse_labels(rows: pipeline.Rows, label: str) -> np.ndarray:
   """
   rate_hz, motion_g = rows.prepared.specs[PPG].rate_hz, rows.column("motion_g")
   found = np.full((len(rows), len(TARGETS)), np.nan, np.float32)
-  picked = tqdm(rows.rows, desc=label, unit="window", mininterval=1.0)
-  for i, row in enumerate(picked):
-    ppg = rows.prepared[int(row)][PPG][:, 0]
-    labels = windows.pulse_labels(ppg, rate_hz, float(motion_g[i]))
-    found[i] = [labels[target] for target in TARGETS]
+  with tqdm(total=len(rows), desc=label, unit="window", mininterval=1.0) as bar:
+    for start in range(0, len(rows), TOGETHER):
+      for ppg in rows.prepared.windows(rows.rows[start : start + TOGETHER])[PPG]:
+        labels = windows.pulse_labels(ppg[:, 0], rate_hz, float(motion_g[bar.n]))
+        found[bar.n] = [labels[target] for target in TARGETS]
+        bar.update()
   return found
 
 

@@ -42,11 +42,6 @@ CADENCE = "cadence_hz"  # of every window of acceleration, steps or not
 Windows = dict[str, np.ndarray]  # modality -> [n, time, channels], NaN where missing
 
 
-def _read(prepared: PreparedSet, rows: np.ndarray) -> Windows:
-  raw = [prepared[int(row)] for row in rows]
-  return {name: np.stack([window[name] for window in raw]) for name in (PPG, ACC)}
-
-
 def _in_stretches(
   prepared: PreparedSet, rows: np.ndarray, label: str, read: Callable[[Windows], Windows]
 ) -> Windows:
@@ -55,7 +50,7 @@ def _in_stretches(
   with tqdm(total=len(rows), desc=label, unit="window", mininterval=1.0) as bar:
     for start in range(0, len(rows), STRETCH):
       some = rows[start : start + STRETCH]
-      parts.append(read(_read(prepared, some)))
+      parts.append(read(prepared.windows(some)))
       bar.update(len(some))
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -233,8 +233,8 @@ class _Set:
     self.index = {"participant": np.array(who), "recording": np.array(recording)}
     self.index["t0_s"] = np.array(t0_s, float)
 
-  def __getitem__(self, i):
-    return {"ppg": np.full(SPEC.shape, i, np.float32)}
+  def windows(self, rows):
+    return {"ppg": np.broadcast_to(rows[:, None, None], (len(rows), *SPEC.shape)).astype(float)}
 
 
 def _rows(rows):
@@ -248,11 +248,10 @@ ROWS += [("c", "r", 0.0)]
 
 def test_pairs_are_other_windows_of_the_same_participant():
   source = pairs.PairSource([_rows(ROWS)], [SPEC], seed=0, draws=20)
-  found = set()
-  for i in range(len(source)):
-    example = source[i]
-    found.add((int(example["ppg"][0, 0]), int(example["other_ppg"][0, 0])))
-    assert ROWS[int(example["ppg"][0, 0])][0] == "ab"[example["participant"]]
+  every = source.batch(np.arange(len(source)))
+  first, other = (every[name][:, 0, 0].astype(int).tolist() for name in ("ppg", "other_ppg"))
+  found = set(zip(first, other, strict=True))
+  assert [ROWS[row][0] for row in first] == ["ab"[who] for who in every["participant"]]
   # Window 1 of a overlaps both others of its recording (2 s windows at 0, 1 and 2 s).
   assert found == {(0, 2), (2, 0), (3, 4), (4, 3)}
   assert len(source) == 4 * 20
@@ -261,7 +260,7 @@ def test_pairs_are_other_windows_of_the_same_participant():
 def test_the_same_names_in_two_sets_are_different_people():
   rows = [("a", "r", 0.0), ("a", "r", 2.0)]
   source = pairs.PairSource([_rows(rows), _rows(rows)], [SPEC], seed=0)
-  assert [int(source[i]["participant"]) for i in range(4)] == [0, 0, 1, 1]
+  assert source.batch(np.arange(4))["participant"].tolist() == [0, 0, 1, 1]
 
 
 def test_draws_depend_on_seed_and_index_alone():
@@ -269,7 +268,7 @@ def test_draws_depend_on_seed_and_index_alone():
 
   def drawn(seed):
     source = pairs.PairSource([_rows(rows)], [SPEC], seed=seed, draws=8)
-    return [int(source[i]["other_ppg"][0, 0]) for i in range(len(source))]
+    return source.batch(np.arange(len(source)))["other_ppg"][:, 0, 0].tolist()
 
   assert drawn(0) == drawn(0)
   assert drawn(0) != drawn(1)

@@ -374,9 +374,9 @@ def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_pat
   scales = [pair.teacher_head.standardise for pair in (objective, objective.others[0])]
   np.testing.assert_array_equal(scales[0].mean[...], scales[1].mean[...])
   for source in sources.values():
-    for i in range(len(source)):
-      np.testing.assert_array_equal(source[i]["teacher"], source[i]["teacher_2"])
-      assert np.isfinite(source[i]["teacher"]).all()
+    every = source.batch(np.arange(len(source)))
+    np.testing.assert_array_equal(every["teacher"], every["teacher_2"])
+    assert np.isfinite(every["teacher"]).all()
   parts = fold_training.observed_enough(
     fold_training.usable(fold, config, "train"), config.pair_coverage
   )
@@ -400,7 +400,7 @@ def test_a_teacher_in_the_step_gives_what_is_stored_and_follows_augmentation(smo
     specs, prepare = stages._in_step(config, [teacher])
     specs = [fold_training.build(config, "student").spec, *specs]
     source = pipeline.TrainingSource([rows], specs, {})
-    batch = {name: np.stack([source[i][name] for i in range(8)]) for name in source[0]}
+    batch = source.batch(np.arange(8))
     found = jax.jit(prepare)(batch, jax.random.key(0))
     return batch, {name: np.asarray(value) for name, value in found.items()}
 

@@ -62,8 +62,9 @@ def test_windows_are_resampled_cut_and_named(pamap2_folder):
   assert len(found) == 20
   spec = found.specs["acc"]
   assert (spec.rate_hz, spec.window_s, spec.unit) == (50.0, 2.0, "g")
-  assert found[0]["acc"].shape == (100, 3)
-  np.testing.assert_allclose(np.nanmedian(found[0]["acc"], axis=0), [0.0, 0.6, 0.8], atol=1e-3)
+  acc = found.windows(np.array([0, 3]))["acc"]
+  assert acc.shape == (2, 100, 3)
+  np.testing.assert_allclose(np.nanmedian(acc[0], axis=0), [0.0, 0.6, 0.8], atol=1e-3)
   assert found.index["activity"].tolist() == (["lying"] * 5 + ["walking"] * 5) * 2
   assert found.index["participant"].tolist() == ["subject101"] * 10 + ["subject102"] * 10
   np.testing.assert_array_equal(found.index["t0_s"][:10], 2.0 * np.arange(10))

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 
 class _Numbers:
-  """Stands for a TrainingSource: example i is the number i."""
+  """Stands for a TrainingSource: the examples are their numbers."""
 
   def __init__(self, n):
     self.n = n
@@ -26,8 +26,8 @@ class _Numbers:
   def __len__(self):
     return self.n
 
-  def __getitem__(self, i):
-    return {"i": np.int64(i)}
+  def batch(self, numbers):
+    return {"i": numbers}
 
 
 def _take(n_batches, n=103, **fields):
@@ -96,19 +96,22 @@ def test_the_number_of_reading_processes_is_no_part_of_a_run(tmp_path):
 def test_kept_windows_are_the_windows_and_stay_within_their_memory(smoke, monkeypatch):
   """A source that keeps all, one that keeps three, and one that reads each time agree."""
   prepared = open_set(smoke.set_folder)
-  size = sum(values.nbytes for values in pipeline.load_window(prepared[0]["ppg"], SPEC).values())
+  size = sum(one.nbytes for one in pipeline.prepare_windows(prepared[0]["ppg"][None], SPEC))
+  rows = [pipeline.Rows(prepared, np.array(some)) for some in ([5, 2, 7], [1, 9, 4])]
   made = []
   for room in (2**30, 3 * size + 1, 0):
     monkeypatch.setattr(pipeline, "KEPT_BYTES", room)
-    source = pipeline.TrainingSource([pipeline.Rows(prepared, np.arange(6))], [SPEC], {})
-    made.append([source[i] for i in (0, 1, 2, 3, 4, 5, 0, 4)])
-    assert len(source._kept) == min(room // size, 6)
-    assert len(pickle.loads(pickle.dumps(source))._kept) == 0
-  for keeps in made[:2]:
-    for kept, read in zip(keeps, made[2], strict=True):
-      assert kept.keys() == read.keys()
-      for name in read:
-        np.testing.assert_array_equal(kept[name], read[name])
+    source = pipeline.TrainingSource(rows, [SPEC], {"label": np.arange(6.0)})
+    made.append([source.batch(np.array(numbers)) for numbers in ([0, 4, 4], [3, 4, 1, 2], [5, 0])])
+    assert source._is_kept.sum() == min(room // size, 6)
+    assert not pickle.loads(pickle.dumps(source))._is_kept.any()
+  for kept in made[:2]:
+    jax.tree.map(np.testing.assert_array_equal, kept, made[2])
+  last = made[0][-1]
+  np.testing.assert_array_equal(last["label"], [5.0, 0.0])
+  alone = pipeline.prepare_windows(prepared[4]["ppg"][None], SPEC)
+  np.testing.assert_array_equal(last["ppg"][0], alone[0][0])
+  np.testing.assert_array_equal(last["ppg_mask"][0], alone[1][0])
 
 
 @pytest.mark.parametrize(

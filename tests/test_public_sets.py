@@ -379,6 +379,16 @@ def test_galaxyppg(tmp_path):
   with pytest.raises(DistillError, match="of set galaxyppg come from different devices and clocks"):
     pipeline.check_pairs(prepared)
   assert prepared.index["hr_bpm"] == pytest.approx(HR_BPM, abs=1.5)
+  ecg, path = _ecg(130.0), folder / "PolarH10" / "ECG.csv"
+  phone = round(1000 * start_s) + 32400000 + np.rint(1000 * np.arange(len(ecg)) / 130).astype(int)
+  for stamps, origin in ((phone, "ecg"), (phone[::73].repeat(73)[: len(ecg)], "chest_strap")):
+    rows = "".join(f"{t},{10**6 * t},{1000 * v:.0f}\n" for t, v in zip(stamps, ecg))
+    path.write_text("phoneTimestamp,sensorTimestamp,ecg\n" + rows)
+    found = source.load().beats
+    assert found.origin == origin
+    near = np.abs(found.times_s[:, None] - start_s - TIMES_S).min(axis=1)
+    assert len(found.times_s) >= len(TIMES_S) - 1
+    assert near.max() < 0.01
   (folder / "GalaxyWatch" / "PPG.csv").unlink()
   with pytest.raises(DistillError, match=r"no file .*GalaxyWatch/PPG\.csv"):
     source.load()

@@ -182,7 +182,7 @@ def test_a_student_of_half_of_the_people_is_given_their_labels_alone(run):
   rows = fold.rows(config, "train", overlapping=True)["simulated"]
   rows = rows.where(np.isin(rows.column("participant"), half) & np.isfinite(rows.column("hr_bpm")))
   source = given["supervised_50"].sources["train"]
-  found = [source[i]["targets"][0] for i in range(len(source))]
+  found = source.batch(np.arange(len(source)))["targets"][:, 0]
   np.testing.assert_array_equal(np.sort(found), np.sort(rows.column("hr_bpm")))
   mean = given["supervised_50"].objective.standardise.mean[...][0]
   assert float(mean) == pytest.approx(rows.column("hr_bpm").mean(), rel=1e-5)
@@ -208,7 +208,7 @@ def test_label_distillation_reads_the_pulse_and_not_the_true_beats(run):
   assert 0 < np.median(difference) < 1.0  # near the truth, and not the truth
   one = given["label_distillation"]
   source = one.sources["train"]
-  told = np.stack([source[i]["targets"] for i in range(len(source))])
+  told = source.batch(np.arange(len(source)))["targets"]
   np.testing.assert_array_equal(told, found[np.isfinite(found).any(axis=1)])
   assert (one.settings.steps, one.settings.batch_size) == (config.steps, config.batch_size)
 

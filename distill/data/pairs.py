@@ -13,7 +13,7 @@ DRAWS = 64  # second windows drawn for each first one before a training pass is 
 
 
 class PairSource:
-  """Random access to pairs, for Grain: a window, and another one of the same participant.
+  """Pairs as training examples: a window, and another one of the same participant.
 
   Example i has the keys of `pipeline.TrainingSource`, the second window's signals under "other_",
   and "participant", a number. The second window shares no sample with the first; windows without
@@ -65,9 +65,13 @@ class PairSource:
   def __len__(self) -> int:
     return len(self._firsts) * self._draws
 
-  def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-    row = int(self._firsts[i // self._draws])
-    rng = np.random.default_rng([self._seed, i])
-    other = self._source[int(rng.choice(self._partners(row)))]
-    example = self._source[row] | {OTHER + name: other[name] for name in self._signals}
-    return example | {"participant": self._participant[row]}
+  def batch(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """See `pipeline.Source`."""
+    rows = self._firsts[numbers // self._draws]
+    drawn = [
+      np.random.default_rng([self._seed, i]).choice(self._partners(row))
+      for i, row in zip(numbers.tolist(), rows, strict=True)
+    ]
+    other = self._source.batch(np.array(drawn))
+    found = self._source.batch(rows) | {OTHER + name: other[name] for name in self._signals}
+    return found | {"participant": self._participant[rows]}

@@ -1,7 +1,7 @@
 """Prepared sets -> rows of one split -> preprocessed windows -> batches.
 
 Training reads overlapping windows through Grain, shuffled, forever; judging reads non-overlapping
-ones, every one of them, in order. Both go through `load_window`, so there is one preprocessing.
+ones, every one of them, in order. Both go through `prepare_windows`: there is one preprocessing.
 """
 
 import dataclasses
@@ -156,18 +156,26 @@ def check_spec(prepared: PreparedSet, spec: SignalSpec, *, who: str) -> None:
     )
 
 
-def load_window(raw: np.ndarray, spec: SignalSpec) -> dict[str, np.ndarray]:
-  """One stored window, NaN where missing, as an encoder's input and its mask."""
-  mask = np.isfinite(raw)
-  return {spec.modality: signals.preprocess(raw, mask, spec), spec.modality + "_mask": mask}
+# Windows that are filtered at once: enough to share the calls, few enough for the cache.
+TOGETHER = 16
+
+
+def prepare_windows(raw: np.ndarray, spec: SignalSpec) -> tuple[np.ndarray, np.ndarray]:
+  """Stored windows [n, time, channels], NaN where missing, as an encoder's input and mask."""
+  values, mask = np.empty(raw.shape, np.float32), np.isfinite(raw)
+  for start in range(0, len(raw), TOGETHER):
+    some = slice(start, start + TOGETHER)
+    values[some] = signals.preprocess(raw[some], mask[some], spec)
+  return values, mask
 
 
 class Source(Protocol):
-  """Random access to training examples, for Grain."""
+  """Training examples by number, a batch of them at a time."""
 
   def __len__(self) -> int: ...
 
-  def __getitem__(self, i: int) -> dict[str, np.ndarray]: ...
+  def batch(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """The examples `numbers` [n], stacked: name -> [n, ...]."""
 
 
 # Prepared windows that a source keeps in memory: training passes over the same windows many times,
@@ -176,7 +184,7 @@ KEPT_BYTES = 2**30
 
 
 class TrainingSource:
-  """The windows of some rows as training examples, kept in memory up to `KEPT_BYTES`.
+  """The windows of some rows as training examples; the first `KEPT_BYTES` stay in memory.
 
   Args:
     parts: rows of one or more sets; rows of different sets are different recordings.
@@ -195,35 +203,56 @@ class TrainingSource:
     first = np.full(self._recording.max() + 1, np.inf)
     np.minimum.at(first, self._recording, self._t0_s)
     self._t0_s = (self._t0_s - first[self._recording]).astype(np.float32)
-    self._kept: dict[int, dict[str, np.ndarray]] = {}
-    self._free_bytes = KEPT_BYTES
+    self._forget()
+
+  def _forget(self) -> None:
+    self._kept = self._blank(min(len(self), KEPT_BYTES // self._example_bytes()))
+    self._is_kept = np.zeros(len(self), bool)
 
   def __getstate__(self) -> dict[str, Any]:
-    return {**self.__dict__, "_kept": {}, "_free_bytes": KEPT_BYTES}  # each worker keeps its own
+    return {name: v for name, v in self.__dict__.items() if name not in ("_kept", "_is_kept")}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._forget()  # each worker keeps its own
 
   def __len__(self) -> int:
     return int(self._stops[-1])
 
-  def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-    windows = self._kept.get(i)
-    if windows is None:
-      windows = self._signals(i)
-      size = sum(values.nbytes for values in windows.values())
-      if size <= self._free_bytes:
-        self._kept[i] = windows
-        self._free_bytes -= size
-    example = {name: values[i] for name, values in self._extra.items()}
-    return example | {"recording": self._recording[i], "t0_s": self._t0_s[i]} | windows
-
-  def _signals(self, i: int) -> dict[str, np.ndarray]:
-    which = int(np.searchsorted(self._stops, i, side="right"))
-    part = self._parts[which]
-    local = i - (self._stops[which] - len(part))
-    raw = part.prepared[int(part.rows[local])]
-    found: dict[str, np.ndarray] = {}
+  def _blank(self, count: int) -> dict[str, np.ndarray]:
+    found = {}
     for spec in self._specs:
-      found |= load_window(raw[spec.modality], spec)
+      found[spec.modality] = np.empty((count, *spec.shape), np.float32)
+      found[spec.modality + "_mask"] = np.empty((count, *spec.shape), bool)
     return found
+
+  def _example_bytes(self) -> int:
+    return sum(values.nbytes for values in self._blank(1).values())
+
+  def batch(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """See `Source`: signals, their masks, `extra`, recording (a number) and t0_s."""
+    windows, kept = self._blank(len(numbers)), self._is_kept[numbers]
+    for name, values in self._kept.items():
+      windows[name][kept] = values[numbers[kept]]
+    self._read(numbers[~kept], windows, np.flatnonzero(~kept))
+    found = {name: values[numbers] for name, values in self._extra.items()}
+    return found | {"recording": self._recording[numbers], "t0_s": self._t0_s[numbers]} | windows
+
+  def _read(self, numbers: np.ndarray, out: Mapping[str, np.ndarray], places: np.ndarray) -> None:
+    """Reads windows into `out` at `places`, and keeps those that there is room for."""
+    which = np.searchsorted(self._stops, numbers, side="right")
+    for k in np.unique(which):
+      part, here = self._parts[k], which == k
+      local = numbers[here] - (self._stops[k] - len(part))
+      raw = part.prepared.windows(part.rows[local])
+      for spec in self._specs:
+        ready = prepare_windows(raw[spec.modality], spec)
+        for name, values in zip((spec.modality, spec.modality + "_mask"), ready, strict=True):
+          out[name][places[here]] = values
+    room = numbers < len(next(iter(self._kept.values())))
+    for name, values in self._kept.items():
+      values[numbers[room]] = out[name][places[room]]
+    self._is_kept[numbers[room]] = True
 
 
 def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:
@@ -275,19 +304,13 @@ def training_batches(
     raise DistillError(
       f"a batch of {batch_size} cannot be shared evenly by {shards} processes; choose a multiple"
     )
-  order = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+  order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
   # After the endless repetition, so that shards stay in step where a pass ends within a batch.
-  batches = order[shard::shards].batch(batch_size // shards, drop_remainder=True)[start:]
+  numbers = order[shard::shards].batch(batch_size // shards, drop_remainder=True)[start:]
+  batches = numbers.map(source.batch)  # numbers are batched, not examples: one read for each batch
   ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
   if workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's, which nobody here sets
     ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
   return iter(ahead)
-
-
-def prepare_windows(raw: np.ndarray, spec: SignalSpec) -> tuple[np.ndarray, np.ndarray]:
-  """Stored windows as an encoder's input: [n, time, channels] and the mask of the same shape."""
-  loaded = [load_window(window, spec) for window in raw]
-  values = np.stack([window[spec.modality] for window in loaded])
-  return values, np.stack([window[spec.modality + "_mask"] for window in loaded])

@@ -1,10 +1,11 @@
 """GalaxyPPG: Galaxy Watch on one wrist, Empatica E4 on the other, Polar H10 on the chest.
 
 Layout: Dataset/Meta.csv and Dataset/P<nn>/ with Event.csv, GalaxyWatch/PPG.csv (25 Hz, ms, raw
-counts upside down, status 0 where good), E4/ACC.csv (32 Hz, microseconds, 1/64 g) and
-PolarH10/IBI.csv (milliseconds of the phone, 9 hours ahead of UTC). The beats are those that the
-strap's own R peaks give; its raw ECG is not read. PPG and acceleration come from
-two devices on two wrists and two clocks: no pairs for distillation or retrieval by default.
+counts upside down, status 0 where good), E4/ACC.csv (32 Hz, microseconds, 1/64 g), PolarH10/ECG.csv
+(130 Hz) and PolarH10/IBI.csv, both in milliseconds of the phone, 9 hours ahead of UTC. The beats
+are those of the ECG; where it is not there, or its stamps are those of radio packets, they are the
+ones that the strap found itself. PPG and acceleration come from two devices on two wrists and two
+clocks: no pairs for distillation or retrieval by default.
 """
 
 import csv
@@ -24,7 +25,7 @@ from distill.errors import DistillError
 
 PHONE_AHEAD_S = 9 * 3600.0
 SEXES = {"M": "male", "F": "female"}
-PPG_HZ, ACC_HZ = 25.0, 32.0
+ECG_HZ = 130.0
 
 
 class GalaxyPpg(PairedBuilder):
@@ -69,11 +70,26 @@ def read(folder: pathlib.Path, meta: pathlib.Path) -> Recording:
     "acc": clocks.even(acc.stamps_s, acc_g, unit="g", where=str(path), first_row=2)[0],
   }
   age, sex = _person(meta, name)
-  reference, activities = _beats(folder / "PolarH10" / "IBI.csv"), _events(folder)
-  return Recording(name, "session", signals, reference, None, activities, age, sex)
+  strap = folder / "PolarH10"
+  reference = _ecg_beats(strap / "ECG.csv") or _strap_beats(strap / "IBI.csv")
+  return Recording(name, "session", signals, reference, None, _events(folder), age, sex)
 
 
-def _beats(path: pathlib.Path) -> Beats | None:
+def _ecg_beats(path: pathlib.Path) -> Beats | None:
+  if not path.is_file():
+    return None
+  table = tables.read(path, ["ecg"], time="phoneTimestamp", time_unit="ms")
+  stamps_s = table.stamps_s - PHONE_AHEAD_S
+  try:
+    ecg, _ = clocks.even(stamps_s, table.values, unit="uV", where=str(path), first_row=2)
+  except DistillError:
+    return None
+  if abs(ecg.rate_hz / ECG_HZ - 1) > 0.05:  # packets, whose repeated stamps were left out
+    return None
+  return beats.shifted(beats.detect_ecg(ecg.samples[:, 0], ecg.rate_hz), ecg.start_s)
+
+
+def _strap_beats(path: pathlib.Path) -> Beats | None:
   """Beats of the chest strap: each row is the beat at its time and the interval after it."""
   if not path.is_file():
     return None

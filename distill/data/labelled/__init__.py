@@ -47,8 +47,9 @@ class LabelledSet:
   def __len__(self) -> int:
     return len(self._windows)
 
-  def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-    return {self._modality: self._windows[i]}
+  def windows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The windows `rows` [n]: modality -> [n, time, channels] float32, NaN where missing."""
+    return {self._modality: self._windows[rows]}
 
 
 def open_set(name: str, data_config: Any) -> LabelledSet:
