@@ -127,8 +127,8 @@ def _parquet_on_disk(prepared: store.PreparedSet, path: pathlib.Path) -> None:
   schema = pa.schema([(name, pa.list_(pa.float32())) for name in (PPG, ACC)])
   with pq.ParquetWriter(path, schema) as writer:
     for start in tqdm.trange(0, len(prepared), ROW_GROUP, desc="write Parquet", leave=False):
-      rows = [prepared[i] for i in range(start, min(start + ROW_GROUP, len(prepared)))]
-      columns = {name: [row[name].ravel() for row in rows] for name in (PPG, ACC)}
+      rows = prepared.windows(np.arange(start, min(start + ROW_GROUP, len(prepared))))
+      columns = {name: list(rows[name].reshape(len(rows[name]), -1)) for name in (PPG, ACC)}
       writer.write_table(pa.table(columns, schema=schema))
 
 

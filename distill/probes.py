@@ -6,7 +6,8 @@ mean go through the same `score`, so that every row of a table means the same th
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from distill.errors import DistillError
 ALPHAS = tuple(float(alpha) for alpha in 10.0 ** np.arange(-2, 6.5, 0.5))
 # Of logistic probes: inverse strengths of the penalty, as scikit-learn's C.
 STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-4.0, 2.5, 1.0))
+PATIENCE = 2  # of them that are no better end the search
 # Training rows above which the products are made on the device, in chunks whose float32 sums stay
 # exact to about 1e-7.
 LARGE, _CHUNK = 200_000, 8192
@@ -357,8 +359,8 @@ class Logistic:
     return np.asarray(special.softmax(scaled @ self.weights + self.intercept, axis=1))
 
 
-def logistic_path(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> list[Logistic]:
-  """Logistic regressions for several penalties, each started at the one before.
+def logistic_path(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> Iterator[Logistic]:
+  """Logistic regressions for several penalties, each started at the one before, fitted when asked.
 
   Minimises C * sum_i w_i CE_i + |W|^2 / 2 over W and b on standardised X with class weights
   w = n / (classes * n_class), as scikit-learn's StandardScaler followed by
@@ -371,7 +373,7 @@ def logistic_path(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> l
     strengths: positive; the smaller, the stronger the penalty.
 
   Returns:
-    One model for each strength, in order.
+    Gives one model for each strength, in order.
 
   Raises:
     DistillError: shapes that do not fit, NaN, a single class, or a strength that is not positive.
@@ -390,13 +392,15 @@ def logistic_path(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> l
     raise DistillError(f"all training labels are {classes[0]!r}; a probe needs two classes")
   mean, scale = _scale(x)
   scaled, weight = (x - mean) / scale, (len(y) / (len(classes) * count))[code]
-  chosen = np.eye(len(classes))[code]
-  found, start = [], np.zeros((x.shape[1] + 1, len(classes)))
-  for strength in strengths:
-    start = _fit_logistic(scaled, chosen, strength * weight, start)
-    names = tuple(classes.tolist())
-    found.append(Logistic(names, mean, scale, start[:-1], start[-1], strength))
-  return found
+  chosen, names = np.eye(len(classes))[code], tuple(classes.tolist())
+
+  def walk() -> Iterator[Logistic]:
+    found = np.zeros((x.shape[1] + 1, len(classes)))
+    for strength in strengths:
+      found = _fit_logistic(scaled, chosen, strength * weight, found)
+      yield Logistic(names, mean, scale, found[:-1], found[-1], strength)
+
+  return walk()
 
 
 def _fit_logistic(
@@ -404,8 +408,10 @@ def _fit_logistic(
 ) -> np.ndarray:
   """[dim + 1, classes] weights, the intercept last.
 
-  Coordinates are those in which the curvature is the identity where all classes have equal chances:
-  the minimum is the same, and features that go together cost L-BFGS no steps.
+  A trust region of the second order, whose steps are solved by conjugate gradients. Coordinates are
+  those in which the curvature is the identity where all classes have equal chances: the minimum is
+  the same, and features that go together cost no steps. Separable classes with hardly a penalty are
+  the reason for the second order; L-BFGS stops there a few per cent from the minimum's chances.
   """
   classes = chosen.shape[1]
   penalty = np.append(np.ones(scaled.shape[1]), 0.0)[:, None]
@@ -419,17 +425,28 @@ def _fit_logistic(
   def weights(flat: np.ndarray) -> np.ndarray:
     return turn.T @ flat.reshape(start.shape)
 
+  @functools.lru_cache(maxsize=1)
+  def chances_at(flat: bytes) -> tuple[np.ndarray, np.ndarray]:
+    logits = turned @ np.frombuffer(flat).reshape(start.shape)
+    log = special.log_softmax(logits, axis=1)
+    return log, np.exp(log)
+
   def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-    held = penalty * weights(flat)
-    log = special.log_softmax(turned @ flat.reshape(start.shape), axis=1)
-    error = weight[:, None] * (np.exp(log) - chosen)
+    held, (log, likely) = penalty * weights(flat), chances_at(flat.tobytes())
+    error = weight[:, None] * (likely - chosen)
     gradient = turned.T @ error + turn @ held
     value = 0.5 * np.sum(held**2) - weight @ (log * chosen).sum(axis=1)
     return float(value), gradient.ravel()
 
-  options = {"maxiter": 1000, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-6}
-  first = (root.T @ start).ravel()
-  done = optimize.minimize(loss, first, jac=True, method="L-BFGS-B", options=options)
+  def bend(flat: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """The curvature at `flat` times a direction."""
+    likely = chances_at(flat.tobytes())[1]
+    moved = likely * (turned @ along.reshape(start.shape))
+    error = weight[:, None] * (moved - likely * moved.sum(axis=1, keepdims=True))
+    return (turned.T @ error + turn @ (penalty * weights(along))).ravel()
+
+  first, options = (root.T @ start).ravel(), {"maxiter": 1000, "gtol": 1e-6}
+  done = optimize.minimize(loss, first, method="trust-ncg", jac=True, hessp=bend, options=options)
   return weights(done.x)
 
 
@@ -440,6 +457,8 @@ def fit_classes(
   strengths: Sequence[float] = STRENGTHS,
 ) -> Logistic:
   """Logistic model on the labelled training rows, with the penalty that is best on validation.
+
+  Penalties are tried in the order of `strengths` until PATIENCE of them in a row were no better.
 
   Args:
     train: embeddings with the column `target` of class names; rows without one ("") are left out.
@@ -455,20 +474,29 @@ def fit_classes(
   """
   train = _labelled(train, target, "training")
   models = logistic_path(train.embedding, train[target], strengths)
-  classes = models[0].classes
+  best = next(models)
   validation = _labelled(validation, target, "validation")
-  validation = validation.where(np.isin(validation[target], classes))
+  validation = validation.where(np.isin(validation[target], best.classes))
   if not len(validation):
     raise DistillError(f"validation people share no class of {target!r} with training people")
-  code = np.searchsorted(np.array(classes), validation[target])
-  rarity = 1 / np.maximum(np.bincount(code, minlength=len(classes)), 1)[code]
+  code = np.searchsorted(np.array(best.classes), validation[target])
+  rarity = 1 / np.maximum(np.bincount(code, minlength=len(best.classes)), 1)[code]
 
   def error(model: Logistic) -> float:
     own = model.probabilities(validation.embedding)[np.arange(len(code)), code]
     loss = -rarity * np.log(np.maximum(own, 1e-12))
     return statistics.over_participants(loss, validation["participant"]).value
 
-  return min(models, key=error)
+  least, waited = error(best), 0
+  for model in models:
+    found = error(model)
+    if found < least:
+      best, least, waited = model, found, 0
+    else:
+      waited += 1
+    if waited == PATIENCE:
+      break
+  return best
 
 
 def probe_classes(

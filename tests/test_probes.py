@@ -175,7 +175,7 @@ def test_logistic_equals_scikit_learn(strength, names):
   train, test = _classes("abcdef", 20, 0, names), _classes("gh", 20, 1, names)
   x = train.embedding.astype(np.float64)
   x[:, 5] = 7.7  # a constant feature
-  ours = probes.logistic_path(x, train["mood"], [1.0, strength])[1].probabilities(test.embedding)
+  ours = list(probes.logistic_path(x, train["mood"], [1.0, strength]))[1]
   reference = pipeline.make_pipeline(
     preprocessing.StandardScaler(),
     linear_model.LogisticRegression(
@@ -183,7 +183,24 @@ def test_logistic_equals_scikit_learn(strength, names):
     ),
   )
   expected = reference.fit(x, train["mood"]).predict_proba(test.embedding)
-  np.testing.assert_allclose(ours, expected, atol=2e-5)
+  np.testing.assert_allclose(ours.probabilities(test.embedding), expected, atol=1e-5)
+
+
+def test_logistic_equals_scikit_learn_where_little_holds_the_weights():
+  """Features that go together, classes that can be told apart: first-order methods stop early."""
+  rng = np.random.default_rng(0)
+  y = rng.integers(0, 3, 300)
+  x = np.eye(3)[y] @ rng.normal(size=(3, 4)) @ rng.normal(size=(4, 40))
+  x += 0.1 * rng.normal(size=(300, 4)) @ rng.normal(size=(4, 40)) + 1e-3 * rng.normal(size=x.shape)
+  names = np.array(["a", "b", "c"])[y]
+  ours = list(probes.logistic_path(x, names, probes.STRENGTHS))[-1]
+  solver = {"solver": "newton-cholesky", "tol": 1e-10, "max_iter": 500}
+  theirs = linear_model.LogisticRegression(
+    C=probes.STRENGTHS[-1], class_weight="balanced", **solver
+  )
+  scaled = (x - ours.mean) / ours.scale
+  expected = theirs.fit(scaled, names).predict_proba(scaled)
+  np.testing.assert_allclose(ours.probabilities(x), expected, atol=1e-6)
 
 
 def test_class_scores_equal_scikit_learn():
@@ -225,7 +242,7 @@ def test_strength_is_the_best_on_validation_people_and_test_people_are_scored():
   parts[0]["mood"][::5] = ""  # not labelled
   got = probes.probe_classes(*parts, "mood")
   kept = parts[0].where(parts[0]["mood"] != "")
-  models = probes.logistic_path(kept.embedding, kept["mood"], probes.STRENGTHS)
+  models = list(probes.logistic_path(kept.embedding, kept["mood"], probes.STRENGTHS))
   validation, losses = parts[1], {}
   weight = {name: 1 / np.sum(validation["mood"] == name) for name in "abc"}
   for model in models:

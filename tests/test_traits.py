@@ -68,7 +68,7 @@ def _alpha(table, x, y):
 def test_sex_has_an_area_over_people(table):
   row = traits.people([{"student": table}], "sex")["student"]
   held, true = _means(table, "test", "sex")
-  fitted = probes.logistic_path(*_means(table, "train", "sex"), probes.STRENGTHS)
+  fitted = list(probes.logistic_path(*_means(table, "train", "sex"), probes.STRENGTHS))
   areas = [metrics.roc_auc_score(true == "male", f.probabilities(held)[:, 1]) for f in fitted]
   assert np.min(np.abs(np.array(areas) - row["auc"]["value"])) < 1e-6
   assert row["auc"]["lo"] < row["auc"]["value"] < row["auc"]["hi"]
