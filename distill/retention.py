@@ -359,7 +359,7 @@ def judge(scored: Mapping[str, Scored], task: str, settings: Any) -> dict[str, A
     rows[name] = {
       "alpha": one.alpha,
       "validation": one.validation,
-      "gain": -measures[task]["change"]["value"],
+      "gain": 0.0 - measures[task]["change"]["value"],  # never a negative zero
       "measures": measures,
       "cka": one.cka,
     }
