@@ -28,7 +28,7 @@ from distill.errors import DistillError
 from distill.nn.encoder import Encoder, Forward
 from distill.nn.layers import Constant
 from distill.objectives import Batch, Objective, Standardise
-from distill.spec import PPG
+from distill.spec import ACC, PPG
 from distill.train import fit
 from distill.workdir import Fold, clock
 
@@ -278,6 +278,20 @@ def finetune(config: ConfigDict, folder: str | Path) -> list[Path]:
         " runs/demo/fold{fold}/student"
       )
     return [_finetune(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+
+
+def check(config: ConfigDict, fold: Fold) -> None:
+  """Refuses a start that is not there and a task that cannot be learnt, before anything is trained.
+
+  Raises:
+    DistillError: see `finetune`.
+  """
+  modality = ACC
+  if config.finetune.start:
+    stored = models.read(models.find(fold.named(config.finetune.start), side="students"))
+    modality = stored.fields["signal"]["modality"]
+  rows = _rows(config, fold, "train", modality, config.finetune)
+  Task.of(config.finetune.target, _labels(rows, config.finetune.target))
 
 
 def _finetune(config: ConfigDict, folder: Path, fold: Fold) -> Path:

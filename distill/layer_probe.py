@@ -35,7 +35,6 @@ FILE = "layers.json"
 BATCH = 64
 ARRHYTHMIA = "arrhythmia"  # a target that is read from the beats of the simulated cohort
 GUESS = "guess"
-FOLD = "{fold}"  # in the folder of an encoder: the number of the fold
 Features = dict[tuple[str, str], np.ndarray]  # (encoder, layer) -> [n, width]
 Windows = Mapping[str, np.ndarray]  # by signal, or by layer
 Reader = Callable[[Windows], Windows]  # raw windows -> layer -> [n, width]
@@ -91,7 +90,7 @@ def _features(config: ConfigDict, prepared: AnySet, rows: np.ndarray) -> list[Fe
   """
   modalities, named = tuple(prepared.specs), config.layers.encoders
   fixed = {f"speech, random ({one})": _random(config, one) for one in modalities}
-  fixed |= _opened([given for given in named if FOLD not in given], modalities)
+  fixed |= _opened([given for given in named if workdir.FOLD not in given], modalities)
   readers = {name: _layers(encoder, prepared, name) for name, encoder in fixed.items()}
   rates = {name: spec.rate_hz for name, spec in prepared.specs.items()}
   if ACC in modalities:
@@ -101,8 +100,9 @@ def _features(config: ConfigDict, prepared: AnySet, rows: np.ndarray) -> list[Fe
     readers["hand-made (ppg)"] = lambda raw: {"rhythm": rhythm_features(raw[PPG], rates[PPG])}
   readers[GUESS] = lambda raw: {"": np.zeros((len(raw[modalities[0]]), 1), np.float32)}
   shared, found = _embed(prepared, rows, readers), []
+  of_folds = [given for given in named if workdir.FOLD in given]
   for k in config.folds:
-    own = _opened([given.replace(FOLD, str(k)) for given in named if FOLD in given], modalities)
+    own = _opened([workdir.of_fold(given, k) for given in of_folds], modalities)
     of_fold = {name: _layers(encoder, prepared, name) for name, encoder in own.items()}
     found.append(shared | (_embed(prepared, rows, of_fold) if of_fold else {}))
   return found

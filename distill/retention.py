@@ -68,6 +68,9 @@ def compare(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
   Raises:
     DistillError: as `distill.stages.train` and `distill.finetune.finetune`.
   """
+  with workdirs.claimed(config, folder) as place:
+    for fold in workdirs.open_folds(config, place):
+      finetune.check(config, fold)
   if not config.finetune.start:
     stages.train(config, folder)
   teachers = stages.pretrain(config, folder)

@@ -26,6 +26,12 @@ from distill.data.store import PreparedSet, open_set
 from distill.errors import DistillError
 
 CONFIG, VERSIONS, TIMING = "config.json", "versions.json", "timing.json"
+FOLD = "{fold}"  # in a path of the config: the number of the fold
+
+
+def of_fold(place: str, k: int) -> str:
+  """A path of the config in fold `k`."""
+  return place.replace(FOLD, str(k))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Fold:
 
   def named(self, place: str) -> str:
     """A path of the config, "{fold}" in it being the number of this fold."""
-    return place.replace("{fold}", str(self.k))
+    return of_fold(place, self.k)
 
   def people(self, part: str) -> list[str]:
     """The participants of one part as "set/participant", over all sets."""

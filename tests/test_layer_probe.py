@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from distill import baselines, cli, layer_probe, probes, workdir
+from distill import baselines, cli, layer_probe, models, probes, workdir
 from distill import config as configs
+from distill.data import pipeline
 from distill.data.cohort import Cohort, simulate
 from distill.data.store import open_set
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
+from distill.nn.encoder import Forward
 from teachers import speech
 from tests import runs
 from tests.conftest import ROOT
@@ -105,6 +107,24 @@ def test_tasks_that_there_are_not_are_refused(found, smoke, tmp_path, task, mess
   )
   with pytest.raises(DistillError, match=message):
     layer_probe.run(config, tmp_path / "run")
+
+
+def test_an_encoder_named_with_the_fold_is_another_one_in_each(smoke, tmp_path):
+  for k, role in enumerate(("student", "supervised")):
+    (tmp_path / f"fold{k}").symlink_to(smoke.folder / "fold0" / role)
+  words = [*_overrides(smoke)[1:], "--config.folds=(0,1)"]
+  words.append(f"--config.layers.encoders=('s={tmp_path}/fold{{fold}}',)")
+  config = configs.load(f"{ROOT}/configs/speech_probe.py:smoke", words)
+  prepared, rows = open_set(smoke.set_folder), np.array([3, 0])
+  first, second = layer_probe._features(config, prepared, rows)
+  assert first.keys() == second.keys()
+  for k, found in enumerate((first, second)):
+    encoder = models.load_encoder(tmp_path / f"fold{k}")
+    ready = pipeline.prepare_windows(prepared.windows(rows)["acc"], encoder.spec)
+    expected = Forward(encoder, batch_size=2)(*ready)
+    np.testing.assert_allclose(found["s", "embedding"], expected, atol=1e-5)
+  differing = {name for name in first if not np.array_equal(first[name], second[name])}
+  assert {name for name, _ in differing} == {"s"}
 
 
 def test_shares_of_people_are_the_same_for_every_layer_and_never_below_two():

@@ -195,6 +195,25 @@ def test_the_report_of_the_run_shows_it(found, smoke, tmp_path):
   assert (run / "plots" / "simulated_retention.svg").is_file()
 
 
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    ("finetune.start=nowhere/fold{fold}/student", "nowhere/fold0/student is no model folder"),
+    ("finetune.target=mood", "prepared sets have no column 'mood'"),
+  ],
+)
+def test_what_cannot_be_tuned_is_refused_before_anything_is_trained(
+  smoke, tmp_path, words, message
+):
+  config = configs.load(
+    f"{ROOT}/configs/speech_ft.py:smoke",
+    [f"--config.data.prepared_dir={smoke.prepared}", f"--config.{words}"],
+  )
+  with pytest.raises(DistillError, match=message):
+    retention.compare(config, tmp_path / "run")
+  assert not list(tmp_path.glob("run/*/teacher"))
+
+
 # --- layers ---------------------------------------------------------------------------------------
 
 
