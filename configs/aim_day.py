@@ -2,8 +2,8 @@
 
 Without a variant these are the sizes of LSM-2 in its open version (arXiv 2506.05321: 3744 tokens of
 10 minutes, encoder 384 x 12 x 6, decoder 256 x 4 x 4, half of the tokens dropped), which need an
-accelerator. "small" has patches of an hour (624 tokens) and runs on two cores; "smoke" shows that
-it runs. The cohort is simulated (`distill.data.day`); steps and rates are ours.
+accelerator. "small" has patches of four hours (156 tokens) and runs on two cores; "smoke" shows
+that it runs. The cohort is simulated (`distill.data.day`); steps and rates are ours.
 
   distill day --config=configs/aim_day.py:small --workdir=runs/day
 """
@@ -25,14 +25,16 @@ def get_config(variant: str = "") -> ConfigDict:
   config.pretrain.optim.weight_decay = 0.05
   if variant in ("small", "smoke"):
     config.day.participants = 600
-    config.student.update({"width": 64, "depth": 2, "heads": 4, "patch": 60, "pool": "mean_sd"})
+    config.student.update({"width": 64, "depth": 2, "heads": 4, "patch": 240, "pool": "mean_sd"})
     config.pretrain.objective.update({"width": 32, "depth": 1, "heads": 2})
     config.pretrain.batch_size = 16
-    config.pretrain.steps = 400
+    config.pretrain.steps = 2000
     config.pretrain.optim.learning_rate = 2e-3
+    config.pretrain.log_every = 50
+    config.pretrain.eval_every = 250
   if variant == "smoke":
     config.day.participants = 40
-    config.student.update({"width": 16, "depth": 1, "heads": 2, "patch": 240})
+    config.student.update({"width": 16, "depth": 1, "heads": 2})
     config.pretrain.batch_size = 8
     config.pretrain.steps = 4
     config.pretrain.log_every = 2
