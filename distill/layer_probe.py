@@ -18,7 +18,17 @@ from flax import nnx
 from scipy import stats
 from tqdm import tqdm
 
-from distill import baselines, models, probes, registry, report, signals, stages, workdir
+from distill import (
+  baselines,
+  layer_plots,
+  models,
+  probes,
+  registry,
+  report,
+  signals,
+  stages,
+  workdir,
+)
 from distill import config as configs
 from distill.config import ConfigDict
 from distill.data import labelled, pipeline, splits
@@ -42,7 +52,7 @@ AnySet = PreparedSet | labelled.LabelledSet
 
 
 def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
-  """Probes every layer of every encoder for every task and writes layers.json and layers.md.
+  """Probes every layer of every encoder for every task; writes layers.json, layers.md and plots/.
 
   Args:
     config: of the run; `layers` says encoders, tasks and shares of the training people.
@@ -63,8 +73,16 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     partial = folder / (FILE + ".partial")
     partial.write_text(report.to_json(report.plain(found)))
     partial.replace(folder / FILE)
-    (folder / "layers.md").write_text(markdown(folder))
+    draw(folder)
   return load(folder)
+
+
+def draw(folder: str | Path) -> None:
+  """layers.md with the tables and plots/layers_<task>.(svg|png), from layers.json alone."""
+  folder = Path(folder)
+  drawn = [layer_plots.draw(task, rows) for task, rows in load(folder).items()]
+  report.write_plots(folder / "plots", drawn)
+  report.replace(folder / "layers.md", markdown(folder))
 
 
 def load(folder: str | Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ LAYERS = (
   ("objectives", "contrastive", "aim", "masked_envelope", "joint"),
   ("config", "checkpoint", "state", "train"),
   ("evaluate", "report"),
-  ("comparison", "comparison_plots", "comparison_report"),
+  ("comparison", "comparison_plots", "comparison_report", "layer_plots"),
   ("workdir",),
   ("frozen", "controls"),
   ("tables", "fold_training"),

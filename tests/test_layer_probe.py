@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from distill import baselines, cli, layer_probe, models, probes, workdir
+from distill import baselines, cli, layer_plots, layer_probe, models, probes, workdir
 from distill import config as configs
 from distill.data import pipeline
 from distill.data.cohort import Cohort, simulate
@@ -65,6 +66,29 @@ def test_every_layer_of_every_encoder_is_probed(found):
   of = {(row["encoder"], row["layer"], row["share"]): row for row in rows}
   assert of["guess", "", 1.0]["auc"]["value"] == 0.5
   assert of["speech, random (acc)", "conv0", 1.0]["dim"] == 2 * 4 * 3  # mean and SD, three axes
+
+
+def test_the_figure_draws_every_layer_and_share_from_the_stored_numbers(found, monkeypatch):
+  folder, rows, _ = found
+  assert (folder / "plots" / "layers_simulated_activity.png").stat().st_size > 10_000
+  panels = []
+  monkeypatch.setattr(layer_plots, "_panel", lambda *given: panels.append(given))
+  layer_plots.draw("simulated/activity", rows)
+  monkeypatch.undo()
+  assert [name for _, name, _, _ in panels] == ["speech, random (ppg)", "speech, random (acc)"]
+  assert list(panels[0][3]) == ["hand-made (acc)", "hand-made (ppg)", "guess"]
+  axes = Figure().subplots()
+  layer_plots._panel(axes, *panels[1][1:])
+  lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+  for share in (0.1, 1.0):
+    own = [r for r in rows if r["encoder"] == "speech, random (acc)" and r["share"] == share]
+    drawn = lines[f"labels of {100 * share:g} % of the training people"]
+    np.testing.assert_array_equal(
+      drawn, [np.nan if (v := r["auc"]["value"]) is None else v for r in own]
+    )
+  plot = layer_plots.draw("simulated/activity", rows)
+  assert "speech, random (acc) is best at" in plot.alt
+  assert "guess 0.50" in plot.alt
 
 
 def test_scores_are_those_of_probes_on_the_split(found):
