@@ -93,8 +93,8 @@ def _panel(axes: Axes, name: str, rows: Rows, flat: Mapping[str, Rows]) -> None:
     if share == 1.0:
       limits = np.array([ends(of[layer]["auc"], _auc(of[layer])) for layer in layers])
       axes.fill_between(places, *limits.T, color=color, alpha=0.15, linewidth=0)
-  for line, (label, some) in zip((":", (0, (5, 1)), "-", "-."), flat.items(), strict=False):
-    axes.axhline(_auc(_best(some)), color=MID, linestyle=line, linewidth=1, label=label)
+  for dashes, (label, some) in zip((":", "--", "-", "-."), flat.items(), strict=False):
+    axes.axhline(_auc(_best(some)), color=MID, linestyle=dashes, linewidth=1, label=label)
   axes.set_title(name, fontsize=9)
   axes.set_xticks(places, layers, rotation=90, fontsize=8)
   axes.grid(axis="y")
