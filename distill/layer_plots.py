@@ -3,6 +3,7 @@
 Like those of the report they are drawn from numbers alone, readable in grey, and have alt text.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ def _told(name: str, rows: Rows) -> str:
 def _panel(axes: Axes, name: str, rows: Rows, flat: Mapping[str, Rows]) -> None:
   layers = _layers(rows)
   places = np.arange(len(layers))
-  for (color, marker, line), share in zip(LOOKS, _shares(rows), strict=False):
+  for (color, marker, line), share in zip(itertools.cycle(LOOKS), _shares(rows), strict=False):
     of = {row["layer"]: row for row in rows if row["share"] == share}
     axes.plot(
       places,
@@ -93,7 +94,8 @@ def _panel(axes: Axes, name: str, rows: Rows, flat: Mapping[str, Rows]) -> None:
     if share == 1.0:
       limits = np.array([ends(of[layer]["auc"], _auc(of[layer])) for layer in layers])
       axes.fill_between(places, *limits.T, color=color, alpha=0.15, linewidth=0)
-  for dashes, (label, some) in zip((":", "--", "-", "-."), flat.items(), strict=False):
+  lines = itertools.cycle((":", "--", "-", "-."))
+  for dashes, (label, some) in zip(lines, flat.items(), strict=False):
     axes.axhline(_auc(_best(some)), color=MID, linestyle=dashes, linewidth=1, label=label)
   axes.set_title(name, fontsize=9)
   axes.set_xticks(places, layers, rotation=90, fontsize=8)

@@ -124,7 +124,7 @@ def unpack(path: pathlib.Path, folder: pathlib.Path) -> None:
 
 DAMAGED = (
   *(OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error),
-  *(RuntimeError, NotImplementedError),  # encrypted, or an unknown compression
+  RuntimeError,  # encrypted, or an unknown compression
 )
 
 

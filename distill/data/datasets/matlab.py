@@ -9,7 +9,8 @@ import scipy.io
 from distill.data import untrusted
 from distill.errors import DistillError
 
-# A damaged file fails in many ways, depending on the byte.
+# A damaged file fails in many ways, depending on the byte; one of version 7.3 is not implemented by
+# SciPy, which says so.
 DAMAGED = (
   *(OSError, ValueError, TypeError, NotImplementedError, KeyError, IndexError),
   *(EOFError, MemoryError, OverflowError, scipy.io.matlab.MatReadError),
