@@ -327,7 +327,7 @@ def _shifts(axes: Axes, one: Mapping[str, Any]) -> None:
   chance = rows[0]["chance_top1"]
   axes.axhline(10 * chance, color=MID, linestyle=":", linewidth=1.2, label="chance, top-10")
   axes.axhline(chance, color=INK, linestyle=":", linewidth=1.2, label="chance, top-1")
-  axes.set_xticks(place, [_duration(row["shift_s"]) for row in rows])
+  axes.set_xticks(place, [_duration(row["shift_s"]) for row in rows], fontsize=8)
   share_axis(axes)
   axes.set_xlabel("acceleration to PPG that starts later by")
   axes.grid(axis="y")
