@@ -88,10 +88,10 @@ def _small() -> ConfigDict:
   # Estimated from what the parts of the demo take: some 25 minutes on two cores.
   overrides = (
     "data.simulated.participants=700",
-    "steps=300",
-    "eval_every=60",
-    "supervised.steps=190",
-    "supervised.eval_every=60",
+    "steps=200",
+    "eval_every=50",
+    "supervised.steps=130",
+    "supervised.eval_every=50",
     "evaluate.shares=(0.01,0.1)",
     "evaluate.galleries=(30,100,300,1000)",
   )

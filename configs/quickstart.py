@@ -20,12 +20,12 @@ def get_config(variant: str = "") -> ConfigDict:
   config.pretrain.objective.depth = 1
   config.pretrain.eval_every = 150
   config.loss.temperature = 0.1
-  config.steps = 450
-  config.supervised.steps = 280
+  config.steps = 300
+  config.supervised.steps = 190
   for section in (config, config.supervised):
     section.optim.learning_rate = 2e-3
     section.optim.weight_decay = 0.05
-    section.eval_every = 90
+    section.eval_every = 60
   if variant == "smoke":
     return _smoke(config)
   if variant:

@@ -341,9 +341,10 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
   if options.recording:
     table = _embed_recording(options)
   else:
+    projected = options.space == "projection"
     table = tables.embed_set(
-      options.model, options.set, space=options.space, teacher=options.teacher
-    )
+      options.model, options.set, projected=projected, teacher=options.teacher
+    )[options.space]
   embeddings.save(table, options.out)
   refused = len(table) - int(table.valid.sum())
   _say(

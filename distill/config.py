@@ -128,6 +128,7 @@ def base() -> ConfigDict:
   config.loss.direction = 0.5  # lambda: 1 is acceleration queries only
   config.loss.regression = 1.0
   config.loss.regression_kind = "mse"  # mse | cosine | huber
+  config.loss.rhythm = 1.0  # of the beats' places, where the student reads them
   config.loss.gaps = 0.0  # share of the student's windows that get artificial gaps
   config.augment = _augment()  # of acceleration; of PPG where its encoder runs in the step
   config.optim = _optim(1e-3)

@@ -39,6 +39,11 @@ def build(config: ConfigDict, section: str) -> Any:
   return make(seed=config.seed, **configs.build_arguments(config[section]))
 
 
+def outline(config: ConfigDict, section: str) -> Any:
+  """The same without weights: what can be asked of it before anything is trained."""
+  return nnx.eval_shape(lambda: build(config, section))
+
+
 def check_fits(fold: Fold, encoder: Encoder, who: str) -> None:
   """Refuses an encoder of the wrong side, or one that was not made for a set of the fold.
 

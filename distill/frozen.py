@@ -34,16 +34,18 @@ class Teacher(abc.ABC):
   Attributes:
     name: "teacher", and "teacher_2", "teacher_3", ... where there are several.
     identity: hash of the weights or of the file.
-    dim: length of a vector.
+    dim: length of an embedding.
+    rhythm: values after it that say when the pulse came; 0 for none.
   """
 
   name: str
   identity: str
   dim: int
+  rhythm: int = 0
 
   @abc.abstractmethod
   def vectors(self, fold: Fold) -> dict[str, np.ndarray]:
-    """Set name -> [rows of the set, dim] float32; NaN rows where there is no vector."""
+    """Set name -> [rows of the set, dim + rhythm] float32; NaN rows where there is no vector."""
 
 
 class EncoderTeacher(Teacher):
@@ -55,13 +57,22 @@ class EncoderTeacher(Teacher):
     folder: model folder, the folder of a training, or the name of a shipped teacher.
     name: see `Teacher`.
     dtype: precision of the store, see `EmbeddingStore`.
+    rhythm: whether the pulse's rhythm stands after each embedding.
   """
 
-  def __init__(self, folder: str | pathlib.Path, *, name: str = "teacher", dtype: str = "float32"):
+  def __init__(
+    self,
+    folder: str | pathlib.Path,
+    *,
+    name: str = "teacher",
+    dtype: str = "float32",
+    rhythm: bool = False,
+  ):
     folder = models.find(folder, side="teachers")
     self.stored = models.read(folder)
     self.encoder: Encoder = models.load_encoder(folder)
     self.name, self.identity, self.dim = name, self.stored.fields["sha256"], self.encoder.dim
+    self.rhythm = self.encoder.rhythm if rhythm else 0
     self._dtype = dtype
 
   def vectors(self, fold: Fold) -> dict[str, np.ndarray]:
@@ -70,7 +81,7 @@ class EncoderTeacher(Teacher):
     Raises:
       DistillError: a store of another teacher or set, or a damaged one.
     """
-    forward = Forward(self.encoder, batch_size=BATCH)
+    forward = Forward(self.encoder, batch_size=BATCH, rhythm=bool(self.rhythm))
     return {
       name: self._open(fold, name, prepared).vectors(
         _embedder(prepared, forward, self.encoder), label=f"{self.name} embeds {name}"
@@ -84,6 +95,7 @@ class EncoderTeacher(Teacher):
       "teacher": self.identity,
       "spec": self.encoder.spec.to_json(),
       "output": {"build": fields["build"], "arguments": fields["arguments"]},
+      "rhythm": self.rhythm,
       "set": prepared.folder.name,
     }
     folder = fold.folder / "teacher_store" / self.name / name
@@ -196,9 +208,13 @@ def _starts(index: Mapping[str, np.ndarray]):
 
 
 def open_teacher(
-  path: str | pathlib.Path, *, name: str = "teacher", dtype: str = "float32"
+  path: str | pathlib.Path,
+  *,
+  name: str = "teacher",
+  dtype: str = "float32",
+  rhythm: bool = False,
 ) -> EncoderTeacher | FileTeacher:
-  """The teacher of a model folder, or of a file of its embeddings."""
+  """The teacher of a model folder, or of a file of its embeddings, which has no rhythm."""
   if pathlib.Path(path).suffix in FILES and not pathlib.Path(path).is_dir():
     return FileTeacher(path, name=name)
-  return EncoderTeacher(path, name=name, dtype=dtype)
+  return EncoderTeacher(path, name=name, dtype=dtype, rhythm=rhythm)

@@ -30,13 +30,14 @@ class Joint(Distillation):
 
   def __init__(self, encoder: Encoder, ppg_encoder: Encoder, *, rngs: nnx.Rngs, **arguments: Any):
     zeros, ones = np.zeros(ppg_encoder.dim, np.float32), np.ones(ppg_encoder.dim, np.float32)
-    super().__init__(encoder, teacher_mean=zeros, teacher_sd=ones, rngs=rngs, **arguments)
+    super().__init__(
+      encoder, teacher_mean=zeros, teacher_sd=ones, rhythms=(True,), rngs=rngs, **arguments
+    )
     self.ppg_encoder = ppg_encoder
 
   def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-    acc = self.encoder(batch[self.encoder.spec.modality], self._mask(batch, key))
     contrastive = losses.info_nce(
-      self.student_head(acc),
+      self.project(batch, self._mask(batch, key)),
       self.teacher_head(self._ppg(batch)),
       temperature=self.temperature,
       weight=self.direction,
@@ -51,4 +52,7 @@ class Joint(Distillation):
 
   def _ppg(self, batch: Batch) -> jax.Array:
     modality = self.ppg_encoder.spec.modality
-    return self.ppg_encoder(batch[modality], batch[modality + "_mask"])
+    signal, mask = batch[modality], batch[modality + "_mask"]
+    return (
+      self.ppg_encoder.with_rhythm(signal, mask) if self.rhythm else self.ppg_encoder(signal, mask)
+    )

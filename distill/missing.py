@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -226,12 +227,13 @@ class _Judged:
     given = fold.named(config.teacher.load)
     teacher = EncoderTeacher(given or folder / f"fold{fold.k}" / "teacher").encoder
     ppg = pipeline.prepare_windows(self._raw(test, PPG), teacher.spec)
-    vectors = Forward(teacher, batch_size=BATCH)(*ppg)
     for model, place in (("aim", folder), ("complete", folder / f"complete{fold.k}")):
       stored = models.read(models.model_folder(place / f"fold{fold.k}" / "student"))
       student = _Student(stored, self._prepared.specs[ACC])
       self._fit(student, rows)
-      student.gallery = np.asarray(objectives.load_head(stored, "teacher_head")(vectors))
+      head = objectives.load_head(stored, "teacher_head")
+      see = Forward(teacher, batch_size=BATCH, rhythm=head.rhythm)
+      student.gallery = np.asarray(head(jnp.asarray(see(*ppg))))
       methods = ("mask",) if model == "aim" else ("mask", *FILLS)
       with tqdm(total=len(methods) * len(PATTERNS) * len(shares), desc=f"{name}, {model}") as bar:
         for pattern in PATTERNS:
@@ -259,7 +261,8 @@ class _Judged:
     tables = {}
     for part in ("train", "validation"):
       columns = {n: rows[part].column(n) for n in ("participant", *self._config.evaluate.targets)}
-      tables[part] = EmbeddingTable(student.embed(self._raw(rows[part], ACC), "mask"), columns)
+      vectors = student.embed(self._raw(rows[part], ACC), "mask")
+      tables[part] = EmbeddingTable(vectors[:, : student.dim], columns)
     for target in self._config.evaluate.targets:
       if not all(np.isfinite(table[target]).any() for table in tables.values()):
         continue
@@ -272,7 +275,7 @@ class _Judged:
     valid = np.any(vectors != 0, axis=1)
     errors = {"refused": np.where(valid, 0.0, 1.0)}
     for target, probe in student.probes.items():
-      predicted = np.where(valid, probe.predict(vectors), probe.intercept)
+      predicted = np.where(valid, probe.predict(vectors[:, : student.dim]), probe.intercept)
       errors[f"{target}_mae"] = np.abs(predicted - self._test.column(target))
     missed = np.ones(len(valid))
     if valid.any():
@@ -291,12 +294,13 @@ class _Student:
       raise DistillError(f"the student reads {encoder.spec.shape}, the set has {spec.shape}")
     self.spec = encoder.spec
     self.head: Any = objectives.load_head(stored, "student_head")
+    self.dim = encoder.dim
     self.probes: dict[str, probes.Ridge] = {}
     self.gallery = np.zeros((0, 0), np.float32)
-    self._forward = Forward(encoder, batch_size=BATCH)
+    self._forward = Forward(encoder, batch_size=BATCH, rhythm=self.head.rhythm)
 
   def embed(self, raw: np.ndarray, method: str) -> np.ndarray:
-    """[n, time, axes] in g, NaN where missing -> [n, dim], given the mask or filled."""
+    """[n, time, axes] in g, NaN where missing -> [n, dim (+ rhythm)], mask or filled."""
     if method == "mask":
       return self._forward(*pipeline.prepare_windows(raw, self.spec))
     whole = np.stack([filled(window, self.spec, method) for window in raw])

@@ -118,6 +118,7 @@ def save(
     "arguments": dict(arguments),
     "signal": encoder.spec.to_json(),
     "dim": encoder.dim,
+    "rhythm": encoder.rhythm,
     **fields,
   }
   write(folder, tensors, spec, card)

@@ -7,6 +7,7 @@ Each objective is an nnx module with `encoder` and `terms(batch, key) -> {name: 
 
 import abc
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,14 +134,25 @@ class Standardise(nnx.Module):
 
 
 class TeacherHead(nnx.Module):
-  """Standardises the frozen teacher's embedding, then projects it."""
+  """Standardises the frozen teacher's embedding, then projects it; a rhythm after it stays."""
 
-  def __init__(self, mean: np.ndarray, sd: np.ndarray, hidden: int, dim: int, *, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    mean: np.ndarray,
+    sd: np.ndarray,
+    hidden: int,
+    dim: int,
+    *,
+    rhythm: bool = False,
+    rngs: nnx.Rngs,
+  ):
+    self.dim, self.rhythm = len(mean), rhythm
     self.standardise = Standardise(mean, sd)
-    self.project = layers.ProjectionHead(len(mean), hidden, dim, rngs=rngs)
+    self.project = layers.ProjectionHead(self.dim, hidden, dim, rhythm=rhythm, rngs=rngs)
 
-  def __call__(self, embedding: jax.Array) -> jax.Array:
-    return self.project(self.standardise(embedding))
+  def __call__(self, vectors: jax.Array) -> jax.Array:
+    embedding, rhythm = jnp.split(vectors, [self.dim], axis=1)
+    return self.project(jnp.concatenate([self.standardise(embedding), rhythm], axis=1))
 
 
 class Pair(nnx.Module):
@@ -154,10 +166,13 @@ class Pair(nnx.Module):
     *,
     hidden: int,
     dim: int,
+    rhythm: bool,
     rngs: nnx.Rngs,
   ):
-    self.student_head = layers.ProjectionHead(student_dim, hidden, dim, rngs=rngs)
-    self.teacher_head = TeacherHead(teacher_mean, teacher_sd, hidden, dim, rngs=rngs)
+    self.rhythm = rhythm
+    self.student_head = layers.ProjectionHead(student_dim, hidden, dim, rhythm=rhythm, rngs=rngs)
+    scale = teacher_mean, teacher_sd
+    self.teacher_head = TeacherHead(*scale, hidden, dim, rhythm=rhythm, rngs=rngs)
     self.regressor = nnx.Linear(student_dim, len(teacher_mean), rngs=rngs)
 
 
@@ -165,9 +180,11 @@ class Distillation(Pair, Objective):
   """A student learns to land on a frozen teacher's embedding of the same seconds.
 
   contrastive: two-way InfoNCE between the projections; regression: the student's linear prediction
-  of the standardised teacher embedding. The gradient stops at the teacher embedding, before its
-  trainable head. A share `gaps` of the student's windows lose parts of what was observed, by the
-  strategies of `distill.nn.masking`, so that the student learns to read windows with gaps.
+  of the standardised teacher embedding; rhythm: 1 - cosine of what both sides say of the beats'
+  places, where the student reads them and the pulse stands beside the teacher's embedding. The
+  gradient stops at the teacher embedding, before its trainable head. A share `gaps` of the
+  student's windows lose parts of what was observed, by the strategies of `distill.nn.masking`, so
+  that the student learns to read windows with gaps.
 
   Further teachers stand in `others`, each with heads of its own. Their embeddings are the batch's
   "teacher_2", "teacher_3", ..., and so end the names of their terms. Retrieval uses the heads of
@@ -182,6 +199,7 @@ class Distillation(Pair, Objective):
     teacher_sd: np.ndarray,
     others: Sequence[tuple[np.ndarray, np.ndarray]] = (),
     teacher_weights: Sequence[float] = (),
+    rhythms: Sequence[bool] = (),
     hidden: int,
     dim: int,
     contrastive: float,
@@ -189,13 +207,19 @@ class Distillation(Pair, Objective):
     direction: float,
     regression: float,
     regression_kind: str,
+    rhythm: float = 1.0,
     gaps: float = 0.0,
     rngs: nnx.Rngs,
   ):
-    super().__init__(encoder.dim, teacher_mean, teacher_sd, hidden=hidden, dim=dim, rngs=rngs)
+    known = [bool(encoder.rhythm) and one for one in rhythms or (False,) * (1 + len(others))]
+    sizes: dict[str, Any] = {"hidden": hidden, "dim": dim, "rngs": rngs}
+    super().__init__(encoder.dim, teacher_mean, teacher_sd, rhythm=known[0], **sizes)
     self.encoder = encoder
     self.others = nnx.List(
-      [Pair(encoder.dim, mean, sd, hidden=hidden, dim=dim, rngs=rngs) for mean, sd in others]
+      [
+        Pair(encoder.dim, mean, sd, rhythm=one, **sizes)
+        for (mean, sd), one in zip(others, known[1:], strict=True)
+      ]
     )
     shares = tuple(teacher_weights) or (1.0,) * (1 + len(others))
     if len(shares) != 1 + len(others):
@@ -206,6 +230,7 @@ class Distillation(Pair, Objective):
     for ending, share in zip(self._endings(), shares, strict=True):
       self.weights["contrastive" + ending] = share * contrastive
       self.weights["regression" + ending] = share * regression
+      self.weights["rhythm" + ending] = share * rhythm
     self.temperature, self.direction = temperature, direction
     self.regression_kind = regression_kind
     self.gaps = gaps
@@ -213,7 +238,7 @@ class Distillation(Pair, Objective):
 
   def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
     modality = self.encoder.spec.modality
-    student = self.encoder(batch[modality], self._mask(batch, key))
+    student = self.encoder.with_rhythm(batch[modality], self._mask(batch, key))
     found: dict[str, jax.Array] = {}
     for ending, pair in zip(self._endings(), (self, *self.others), strict=True):
       terms = self._compare(pair, student, jax.lax.stop_gradient(batch["teacher" + ending]), batch)
@@ -227,8 +252,9 @@ class Distillation(Pair, Objective):
   def _compare(
     self, pair: Pair, student: jax.Array, teacher: jax.Array, batch: Batch
   ) -> dict[str, jax.Array]:
+    dim, teacher_dim = self.encoder.dim, pair.teacher_head.dim
     contrastive = losses.info_nce(
-      pair.student_head(student),
+      pair.student_head(student if pair.rhythm else student[:, :dim]),
       pair.teacher_head(teacher),
       temperature=self.temperature,
       weight=self.direction,
@@ -236,9 +262,21 @@ class Distillation(Pair, Objective):
       t0_s=batch["t0_s"],
       exclude_s=self.encoder.spec.window_s,
     )
-    target = jax.lax.stop_gradient(pair.teacher_head.standardise(teacher))
-    regression = losses.regression(pair.regressor(student), target, kind=self.regression_kind)
-    return {"contrastive": contrastive, "regression": regression}
+    target = jax.lax.stop_gradient(pair.teacher_head.standardise(teacher[:, :teacher_dim]))
+    prediction = pair.regressor(student[:, :dim])
+    found = {
+      "contrastive": contrastive,
+      "regression": losses.regression(prediction, target, kind=self.regression_kind),
+    }
+    if pair.rhythm:
+      beats = student[:, dim:], teacher[:, teacher_dim:]
+      found["rhythm"] = losses.regression(*beats, kind="cosine")
+    return found
+
+  def project(self, batch: Batch, mask: jax.Array) -> jax.Array:
+    """The first pair's projection of the student, [batch, out_dim (+ frames)]."""
+    student = self.encoder.with_rhythm(batch[self.encoder.spec.modality], mask)
+    return self.student_head(student if self.rhythm else student[:, : self.encoder.dim])
 
   def _mask(self, batch: Batch, key: jax.Array) -> jax.Array:
     """What the student may see in training."""
@@ -249,9 +287,8 @@ class Distillation(Pair, Objective):
 
   def measures(self, batch: Batch) -> dict[str, jax.Array]:
     """Share of the batch whose own teacher is the nearest, and the loss of guessing, ln(batch)."""
-    modality = self.encoder.spec.modality
-    student = self.student_head(self.encoder(batch[modality], batch[modality + "_mask"]))
-    similarity = losses.similarity(student, self.teacher_head(batch["teacher"]))
+    mask = batch[self.encoder.spec.modality + "_mask"]
+    similarity = losses.similarity(self.project(batch, mask), self.teacher_head(batch["teacher"]))
     own = jnp.diagonal(similarity)[:, None]
     # Ties count against the model, as in retrieval.
     nearer = jnp.sum(similarity >= own, axis=1) - 1
@@ -261,7 +298,7 @@ class Distillation(Pair, Objective):
     }
 
 
-def load_head(stored: models.ModelFolder, name: str) -> nnx.Module:
+def load_head(stored: models.ModelFolder, name: str) -> "TeacherHead | layers.ProjectionHead":
   """One projection head of a distilled student's folder, sized from its tensors.
 
   Args:
@@ -277,14 +314,17 @@ def load_head(stored: models.ModelFolder, name: str) -> nnx.Module:
       f"{stored.folder} has no {name}: projections need the model folder of a distilled student"
     )
   prefix = "project." if name == "teacher_head" else ""
+  rhythm = prefix + "balance" in tensors
   in_dim, hidden = tensors[prefix + "hidden.kernel"].shape
   out_dim = tensors[prefix + "out.kernel"].shape[1]
   rngs = nnx.Rngs(0)  # every weight is replaced below
   if name == "teacher_head":
     zeros, ones = np.zeros(in_dim, np.float32), np.ones(in_dim, np.float32)
-    head: nnx.Module = TeacherHead(zeros, ones, hidden, out_dim, rngs=rngs)
+    head: TeacherHead | layers.ProjectionHead = TeacherHead(
+      zeros, ones, hidden, out_dim, rhythm=rhythm, rngs=rngs
+    )
   else:
-    head = layers.ProjectionHead(in_dim, hidden, out_dim, rngs=rngs)
+    head = layers.ProjectionHead(in_dim, hidden, out_dim, rhythm=rhythm, rngs=rngs)
   models.assign(head, tensors, where=f"{stored.folder}, {name}")
   return head
 

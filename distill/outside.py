@@ -8,12 +8,11 @@ import dataclasses
 import pathlib
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from distill import config as configs
-from distill import embeddings, models, objectives, tables
+from distill import embeddings, models, tables
 from distill.config import ConfigDict
 from distill.data import datasets
 from distill.data.prepare import prepare
@@ -73,18 +72,11 @@ def embed(
     if given is not None and PPG not in open_set(prepared).specs:
       tqdm.write(f"{name} has no PPG: the teacher embeds nothing", file=sys.stderr)
       continue
-    table = _marked(tables.embed_set(student, prepared, teacher=given), name, stored[model])
-    projection = _projected(table, stored["student"], f"{model}_head")
-    for key, one in ((model, table), (f"{model}_projection", projection)):
-      written[key] = out / f"{key}.parquet"
-      embeddings.save(one, written[key])
+    made = tables.embed_set(student, prepared, teacher=given, projected=True)
+    for space, ending in (("embedding", ""), ("projection", "_projection")):
+      written[model + ending] = out / f"{model}{ending}.parquet"
+      embeddings.save(_marked(made[space], name, stored[model]), written[model + ending])
   return written
-
-
-def _projected(table: EmbeddingTable, student: models.ModelFolder, head: str) -> EmbeddingTable:
-  vectors = np.asarray(objectives.load_head(student, head)(jnp.asarray(table.embedding)))
-  pair = student.fields["pair"]
-  return dataclasses.replace(table, embedding=vectors, space="projection", pair=pair)
 
 
 def _check_belongs(student: models.ModelFolder, teacher: models.ModelFolder) -> None:

@@ -11,7 +11,7 @@ start's. Alpha is picked on validation people.
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ FILE = report.RETENTION
 START, SPEECH_FT, PLAIN, EARLY = "start", "speech_ft", "plain", "early_stopping"
 BATCH = 128
 EMBEDDING = "embedding"  # among the layers, what the probes read
+WIDE = "with_rhythm"  # beside the layers, what the student's head reads
 RETRIEVAL = "retrieval"  # among the measures: 1 - 1 / rank of the partner, over all test windows
 
 Weights = Mapping[str, np.ndarray]
@@ -202,13 +203,14 @@ def _score(
   targets = [config.finetune.target, *config.retention.probes]
   scored = {}
   for label, alpha, _ in tqdm(everything, desc=f"judge {name}", unit="model"):
-    layers = found[label]
+    layers = {layer: values for layer, values in found[label].items() if layer != WIDE}
     table = EmbeddingTable(layers[EMBEDDING], columns)
     errors, people, validation = _probe_all(table, dict.fromkeys(targets), config)
     if gallery is not None:
       head, targets_of = gallery
       test = split == "test"
-      place, _ = ranks(np.asarray(head(layers[EMBEDDING][test])), targets_of)
+      queries = found[label][WIDE] if head.rhythm else layers[EMBEDDING]
+      place, _ = ranks(np.asarray(head(queries[test])), targets_of)
       errors[RETRIEVAL], people[RETRIEVAL] = 1.0 - 1.0 / place, columns["participant"][test]
     cka = {
       layer: linear_cka(found[START][layer][split == "test"], values[split == "test"])
@@ -227,7 +229,12 @@ def _embed(
 ) -> dict[str, Layers]:
   """Every layer of every variant; windows are read once, the forward pass is compiled once."""
   graphdef, _ = nnx.split(encoder)
-  forward: Callable = jax.jit(lambda state, x, m: nnx.merge(graphdef, state).by_layer(x, m))
+
+  @jax.jit
+  def forward(state, x, m):
+    one = nnx.merge(graphdef, state)
+    return one.by_layer(x, m) | {WIDE: one.with_rhythm(x, m)}
+
   states = {}
   for name, weights in named:
     models.assign(encoder, weights, where=name)
@@ -245,7 +252,7 @@ def _embed(
         parts[name].append({key: np.asarray(v)[: len(some)] for key, v in layers.items()})
       bar.update(len(some))
   return {
-    name: {key: np.concatenate([one[key] for one in some]) for key in encoder.layer_names}
+    name: {key: np.concatenate([one[key] for one in some]) for key in (*encoder.layer_names, WIDE)}
     for name, some in parts.items()
   }
 
@@ -260,11 +267,11 @@ def _gallery(
   """The start's student head and the teacher's projections; None without an aligned pair."""
   if not stored.part("student_head") or encoder.spec.modality == PPG:
     return None
-  forward, parts = Forward(teacher, batch_size=BATCH), []
+  head: Any = objectives.load_head(stored, "teacher_head")
+  forward, parts = Forward(teacher, batch_size=BATCH, rhythm=head.rhythm), []
   for start in range(0, len(rows), BATCH):
     raw = prepared.windows(rows[start : start + BATCH])
     parts.append(forward(*pipeline.prepare_windows(raw[PPG], teacher.spec)))
-  head: Any = objectives.load_head(stored, "teacher_head")
   projected = np.asarray(head(np.concatenate(parts)))
   return objectives.load_head(stored, "student_head"), projected
 

@@ -236,7 +236,7 @@ def _share_out(config: ConfigDict, fold: Fold, stored: models.ModelFolder) -> No
   ppg = fold_training.build(config, "teacher")
   arguments = {"seed": config.seed, **configs.build_arguments(config.teacher)}
   fields = {"build": config.teacher.build, "arguments": arguments}
-  fields |= {"signal": ppg.spec.to_json(), "dim": ppg.dim}
+  fields |= {"signal": ppg.spec.to_json(), "dim": ppg.dim, "rhythm": ppg.rhythm}
   encoder = {"encoder." + name: one for name, one in stored.part("ppg_encoder").items()}
   rest = {n: one for n, one in stored.tensors.items() if not n.startswith("ppg_encoder.")}
   for role, tensors, changed in (("teacher", encoder, fields), ("student", rest, {})):

@@ -158,10 +158,13 @@ def _plain(section: ConfigDict) -> dict[str, Any]:
 def _teachers(config: ConfigDict, folder: Path, fold: Fold) -> list[Teacher]:
   """The frozen teachers in the order of the config, the first pretrained here if none is given."""
   first = config.teacher.load or _pretrained(config, folder, fold)
+  rhythm = bool(fold_training.outline(config, "student").rhythm)
   found: list[Teacher] = []
   for k, place in enumerate((first, *config.teacher.also), start=1):
     name = "teacher" if k == 1 else f"teacher_{k}"
-    teacher = frozen.open_teacher(fold.named(str(place)), name=name, dtype=config.teacher.stored)
+    teacher = frozen.open_teacher(
+      fold.named(str(place)), name=name, dtype=config.teacher.stored, rhythm=rhythm
+    )
     if isinstance(teacher, frozen.EncoderTeacher):
       check_unseen(fold, teacher.stored, "teacher")
       fold_training.check_fits(fold, teacher.encoder, "teacher")
@@ -258,9 +261,7 @@ def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
   for prepared, _ in fold.sets.values():
     pipeline.check_pairs(prepared)
   # Its spec alone: a student that does not fit is refused before the teacher is trained.
-  fold_training.check_fits(
-    fold, nnx.eval_shape(lambda: fold_training.build(config, "student")), "student"
-  )
+  fold_training.check_fits(fold, fold_training.outline(config, "student"), "student")
   teachers = _teachers(config, folder, fold)
   place = fold.folder / "student"
   if not (place / "model").is_dir():
@@ -269,15 +270,16 @@ def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
     with clock(folder, "train"):
       _train(config, fold, teachers, vectors, place)
   blank = [(np.zeros(one.dim, np.float32), np.ones(one.dim, np.float32)) for one in teachers]
-  return fold_training.stored_in(place, _distillation(config, blank))
+  return fold_training.stored_in(place, _distillation(config, teachers, blank))
 
 
 def _train(
   config: ConfigDict, fold: Fold, teachers: Sequence[Teacher], vectors: Vectors, place: Path
 ) -> None:
   if config.pretrain.check_probe:
-    for name in vectors:
-      _check_probe(config, fold, vectors[name], name)
+    for teacher in teachers:
+      own = {name: one[:, : teacher.dim] for name, one in vectors[teacher.name].items()}
+      _check_probe(config, fold, own, teacher.name)
   parts = {part: _taught(fold, config, part, vectors) for part in ("train", "validation")}
   targets = {
     part: {
@@ -286,11 +288,9 @@ def _train(
     }
     for part in parts
   }
-  scales = [
-    (target.mean(axis=0), np.maximum(target.std(axis=0), 1e-6))
-    for target in targets["train"].values()
-  ]
-  objective = _distillation(config, scales)
+  embeddings = [targets["train"][teacher.name][:, : teacher.dim] for teacher in teachers]
+  scales = [(one.mean(axis=0), np.maximum(one.std(axis=0), 1e-6)) for one in embeddings]
+  objective = _distillation(config, teachers, scales)
   fold_training.check_fits(fold, objective.encoder, "student")
   _start(config, fold, objective.encoder)
   specs, prepare = _in_step(config, teachers)
@@ -328,7 +328,8 @@ def _in_step(
   def prepare(batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
     changed = dict(change(batch, key) if change else batch)
     for teacher, encoder in zip(teachers, encoders, strict=True):
-      changed[teacher.name] = encoder(changed[PPG], changed[PPG_MASK])
+      see = encoder.with_rhythm if teacher.rhythm else encoder
+      changed[teacher.name] = see(changed[PPG], changed[PPG_MASK])
     return changed
 
   return [encoders[0].spec], prepare
@@ -349,7 +350,9 @@ def _taught(fold: Fold, config: ConfigDict, part: str, vectors: Vectors) -> list
 
 
 def _distillation(
-  config: ConfigDict, scales: Sequence[tuple[np.ndarray, np.ndarray]]
+  config: ConfigDict,
+  teachers: Sequence[Teacher],
+  scales: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> Distillation:
   """With the (mean, sd) of each teacher's embedding."""
   return Distillation(
@@ -358,6 +361,7 @@ def _distillation(
     teacher_sd=scales[0][1],
     others=scales[1:],
     teacher_weights=config.teacher.weights,
+    rhythms=[bool(one.rhythm) for one in teachers],
     **config.head,
     **config.loss,
     rngs=nnx.Rngs(config.seed + 1),
@@ -423,7 +427,7 @@ def _embedded(config: ConfigDict, folder: Path, fold: Fold) -> Path:
       tables.write(
         config,
         one,
-        vectors={teacher.name: teacher.vectors(one) for teacher in teachers},
+        teachers=teachers,
         encoders=encoders,
         regressed=regressed,
         distilled=distilled,

@@ -21,6 +21,7 @@ from distill.data.store import PreparedSet, open_set
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 from distill.evaluate import FoldTables
+from distill.frozen import Teacher
 from distill.nn.encoder import Encoder, Forward
 from distill.objectives import Distillation, Supervised
 from distill.spec import ACC, ERRORS, PPG
@@ -62,7 +63,7 @@ def write(
   config,
   fold: Fold,
   *,
-  vectors: Mapping[str, Mapping[str, np.ndarray]],
+  teachers: Sequence[Teacher],
   encoders: Mapping[str, Encoder],
   regressed: Mapping[str, Supervised],
   distilled: Distillation | None = None,
@@ -73,20 +74,27 @@ def write(
   Args:
     config: of the run.
     fold: whose windows are embedded: non-overlapping ones of every part that has people.
-    vectors: teacher -> set -> [rows of the set, dim] embeddings; the first is the one that
-      retrieval searches.
+    teachers: frozen ones; the first is the one that retrieval searches.
     encoders: row -> student, the distilled one and those it is compared with.
     regressed: row -> student of `encoders` with a head of its own, which predicts directly.
     distilled: student and both heads; without them there is nothing to retrieve.
     teacher: encoder of the first teacher, where there is one, for partners that start later.
   """
-  forwards = {name: Forward(encoder, batch_size=BATCH) for name, encoder in encoders.items()}
+  rhythm = bool(distilled and distilled.rhythm)
+  forwards = {
+    name: Forward(encoder, batch_size=BATCH, rhythm=rhythm and name == "student")
+    for name, encoder in encoders.items()
+  }
   pair = models.pair_hash(models.parameters(distilled)) if distilled else ""
   sides: dict[str, controls.Side] = {}
   if distilled:
     sides[ACC] = distilled.encoder, forwards["student"], distilled.student_head
     if teacher is not None:
-      sides[PPG] = teacher, Forward(teacher, batch_size=BATCH), distilled.teacher_head
+      forward = Forward(teacher, batch_size=BATCH, rhythm=rhythm)
+      sides[PPG] = teacher, forward, distilled.teacher_head
+  vectors = {teacher.name: teacher.vectors(fold) for teacher in teachers}
+  dims = {name: encoder.dim for name, encoder in encoders.items()}
+  dims |= {teacher.name: teacher.dim for teacher in teachers}
   rows = {p: fold.rows(config, p, overlapping=False) for p in PARTS if fold.people(p)}
   for name, (prepared, people) in fold.sets.items():
     folder = fold.folder / "embeddings" / name
@@ -97,9 +105,10 @@ def write(
     order = np.concatenate(picked)
     found, cadence_hz = _embed_acc(prepared, order, encoders, forwards, f"students embed {name}")
     found |= {teacher: sets[name][order] for teacher, sets in vectors.items()}
+    projections = _project(distilled, found, split == "test") if distilled else {}
+    found = {model: one[:, : dims.get(model)] for model, one in found.items()}  # no rhythm
     predictions = _own_heads(regressed, found)
     predictions |= _signal_processing(prepared, order, split, f"signal processing on {name}")
-    projections = _project(distilled, found, split == "test") if distilled else {}
     columns = {column: prepared.index[column][order] for column in COLUMNS}
     columns["coverage"] = prepared.index["acc_coverage"][order]
     columns[evaluate.LABELLED_SHARE] = np.where(
@@ -131,20 +140,21 @@ def embed_set(
   model: str | pathlib.Path,
   prepared: str | pathlib.Path,
   *,
-  space: str = "embedding",
+  projected: bool = False,
   teacher: str | pathlib.Path | None = None,
-) -> EmbeddingTable:
+) -> dict[str, EmbeddingTable]:
   """Embeds every window of a prepared set with one model folder.
 
   Args:
     model: model folder of a student or a teacher.
     prepared: folder of a prepared set.
-    space: "embedding", or "projection" by the heads of a distilled student's folder.
+    projected: also project, by the heads of a distilled student's folder.
     teacher: embed with this teacher's folder instead, and project with the teacher's head of
       `model`.
 
   Returns:
-    The table, with the set's columns, `coverage`, and `valid`: False where too little was observed.
+    "embedding" and, if `projected`, "projection" -> table with the set's columns, `coverage`, and
+    `valid`: False where too little was observed.
 
   Raises:
     DistillError: a folder that cannot be read, a set of another rate or window, or heads that are
@@ -153,22 +163,26 @@ def embed_set(
   stored, opened = models.read(models.model_folder(model)), open_set(prepared)
   encoder = models.load_encoder(teacher or model)
   pipeline.check_spec(opened, encoder.spec, who="teacher" if teacher else "model")
-  forward, modality = Forward(encoder, batch_size=BATCH), encoder.spec.modality
+  modality, head = encoder.spec.modality, None
+  if projected:
+    head = objectives.load_head(stored, "teacher_head" if modality == PPG else "student_head")
+  forward = Forward(encoder, batch_size=BATCH, rhythm=head is not None and head.rhythm)
 
   def embed(raw: Windows) -> Windows:
     out = {"embedding": forward(*pipeline.prepare_windows(raw[modality], encoder.spec))}
     return out | {CADENCE: baselines.cadence_hz(raw[ACC], opened.specs[ACC].rate_hz)}
 
   found = _in_stretches(opened, np.arange(len(opened)), f"embed {opened.name}", embed)
-  vectors = found["embedding"]
+  wide = found["embedding"]
   columns = {column: opened.index[column] for column in COLUMNS}
   columns["coverage"] = opened.index[f"{modality}_coverage"]
   columns[CADENCE] = found[CADENCE]
-  columns[embeddings.VALID] = embeddings.embedded(vectors)
-  if space == "embedding":
-    return EmbeddingTable(vectors, columns, space)
-  head = objectives.load_head(stored, "teacher_head" if modality == PPG else "student_head")
-  return EmbeddingTable(np.asarray(head(vectors)), columns, space, pair=stored.fields["pair"])
+  columns[embeddings.VALID] = embeddings.embedded(wide)
+  made = {"embedding": EmbeddingTable(wide[:, : encoder.dim], columns, "embedding")}
+  if head is not None:
+    vectors, pair = np.asarray(head(jnp.asarray(wide))), stored.fields["pair"]
+    made["projection"] = EmbeddingTable(vectors, columns, "projection", pair=pair)
+  return made
 
 
 def embed_recording(

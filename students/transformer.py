@@ -42,6 +42,7 @@ def build(
   hop: int = 50,
   mixes: int = 8,
   waves: int = 48,
+  rhythm: int = 32,
   pool: str = "mean_sd",
   skip: bool = True,
   normalisation: str = "gravity",
@@ -60,6 +61,7 @@ def build(
     hop: envelope values between tokens.
     mixes: mixtures of the log envelopes whose rhythm is measured.
     waves: modulation frequencies, 0.5 to 4.5 Hz.
+    rhythm: width of what reads when the beats came; 0 for a student that only knows their rate.
     pool: "mean" or "mean_sd" (embedding twice as long).
     skip: also the mean of the tokens before the blocks (embedding longer by `width`).
     normalisation: "gravity" keeps the unit, "zscore" does not.
@@ -86,6 +88,7 @@ def build(
     hop=hop,
     mixes=mixes,
     waves=waves,
+    rhythm=rhythm,
     rngs=rngs,
   )
   sizes = {"width": width, "depth": depth, "heads": heads}

@@ -10,8 +10,8 @@ from flax import nnx
 
 from distill import signals
 from distill.errors import DistillError
-from distill.nn import layers
-from distill.spec import SignalSpec
+from distill.nn import layers, pulse
+from distill.spec import PPG, SignalSpec
 
 POOLINGS = {"mean": layers.masked_mean, "mean_sd": layers.masked_mean_sd}
 
@@ -35,6 +35,19 @@ class Encoder(nnx.Module):
 
     A row in which nothing was observed gives the zero vector, which no real window gives.
     """
+
+  @property
+  def rhythm(self) -> int:
+    """Values that `with_rhythm` puts after the embedding: when the pulse came. Known of any PPG."""
+    return pulse.frames(self.spec.window_s) if self.spec.modality == PPG else 0
+
+  def with_rhythm(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """What the encoder itself gives, and after it the rhythm: [batch, dim + rhythm]."""
+    embedding = self(signal, mask)
+    if not self.rhythm:
+      return embedding
+    found = pulse.pulse_rhythm(signal, self.check(signal, mask), rate_hz=self.spec.rate_hz)
+    return jnp.concatenate([embedding, found], axis=1)
 
   @property
   def layer_names(self) -> tuple[str, ...]:
@@ -95,15 +108,21 @@ class Forward:
   Args:
     encoder: any encoder.
     batch_size: windows per call.
+    rhythm: whether the rhythm follows the embedding, where the encoder reads one.
   """
 
-  def __init__(self, encoder: Encoder, *, batch_size: int):
+  def __init__(self, encoder: Encoder, *, batch_size: int, rhythm: bool = False):
     graphdef, self._state = nnx.split(encoder)
-    self._forward = jax.jit(lambda state, x, mask: nnx.merge(graphdef, state)(x, mask))
-    self._dim, self._batch_size = encoder.dim, batch_size
+
+    def forward(state, x, mask):
+      one = nnx.merge(graphdef, state)
+      return one.with_rhythm(x, mask) if rhythm else one(x, mask)
+
+    self._forward = jax.jit(forward)
+    self._dim, self._batch_size = encoder.dim + rhythm * encoder.rhythm, batch_size
 
   def __call__(self, windows: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """[n, time, channels] prepared windows, bool mask of that shape -> [n, dim] float32 NumPy."""
+    """[n, time, channels] prepared windows, bool mask of that shape -> [n, dim (+ rhythm)]."""
     out = [np.zeros((0, self._dim), np.float32)]
     for start in range(0, len(windows), self._batch_size):
       x, m = windows[start : start + self._batch_size], mask[start : start + self._batch_size]
@@ -145,9 +164,12 @@ class PatchTransformer(Encoder):
   def tokens(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Tokens with positions added, [batch, tokens, width], and which of them were observed."""
     tokens, observed = self.stem(signal, mask)
+    return self._placed(tokens), observed
+
+  def _placed(self, tokens: jax.Array) -> jax.Array:
     lanes = self.stem.lanes
     positions = layers.grid_positions(lanes, tokens.shape[1] // lanes, self.width)
-    return tokens + jnp.asarray(positions)[None], observed
+    return tokens + jnp.asarray(positions)[None]
 
   def encode(
     self, tokens: jax.Array, observed: jax.Array, index: jax.Array | None = None
@@ -158,8 +180,19 @@ class PatchTransformer(Encoder):
     return self.transformer(tokens, observed, (places if index is None else index) % times)
 
   def __call__(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    mask = self.check(signal, mask)
-    tokens, observed = self.tokens(signal, mask)
+    return self._pooled(*self.tokens(signal, self.check(signal, mask)))
+
+  @property
+  def rhythm(self) -> int:
+    return self.stem.frames if getattr(self.stem, "reader", None) is not None else super().rhythm
+
+  def with_rhythm(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    if getattr(self.stem, "reader", None) is None:
+      return super().with_rhythm(signal, mask)
+    tokens, observed, rhythm = self.stem.read(signal, self.check(signal, mask))
+    return jnp.concatenate([self._pooled(self._placed(tokens), observed), rhythm], axis=1)
+
+  def _pooled(self, tokens: jax.Array, observed: jax.Array) -> jax.Array:
     pooled = POOLINGS[self.pool](self.encode(tokens, observed), observed)
     if not self.skip:
       return pooled

@@ -137,15 +137,41 @@ class Transformer(nnx.Module):
 
 
 class ProjectionHead(nnx.Module):
-  """Two-layer head: [batch, in_dim] -> [batch, out_dim]. Discarded by probes, used by retrieval."""
+  """Two-layer head: [batch, in_dim] -> [batch, out_dim]. Discarded by probes, used by retrieval.
 
-  def __init__(self, in_dim: int, hidden: int, out_dim: int, *, rngs: nnx.Rngs):
+  With `rhythm`, what follows the embedding is not mixed: it keeps its order in time. The cosine of
+  two such projections is the weighted mean of the cosine of what is projected and that of the
+  rhythms, with a learned share.
+  """
+
+  def __init__(
+    self, in_dim: int, hidden: int, out_dim: int, *, rhythm: bool = False, rngs: nnx.Rngs
+  ):
+    self.in_dim, self.rhythm = in_dim, rhythm
     self.norm = nnx.LayerNorm(in_dim, rngs=rngs)
     self.hidden = nnx.Linear(in_dim, hidden, rngs=rngs)
     self.out = nnx.Linear(hidden, out_dim, rngs=rngs)
+    self.balance = nnx.Param(jnp.zeros(1)) if rhythm else None
 
-  def __call__(self, embedding: jax.Array) -> jax.Array:
+  def __call__(self, vectors: jax.Array) -> jax.Array:
+    """[batch, in_dim (+ frames)] -> [batch, out_dim (+ frames)]."""
+    if self.balance is None:
+      return self._project(vectors)
+    embedding, rhythm = jnp.split(vectors, [self.in_dim], axis=1)
+    share = jax.nn.sigmoid(self.balance[...])
+    parts = (
+      jnp.sqrt(share) * _unit(self._project(embedding)),
+      jnp.sqrt(1.0 - share) * _unit(rhythm),
+    )
+    return jnp.concatenate(parts, axis=1)
+
+  def _project(self, embedding: jax.Array) -> jax.Array:
     return self.out(jax.nn.gelu(self.hidden(self.norm(embedding))))
+
+
+def _unit(vectors: jax.Array) -> jax.Array:
+  """Of length 1; zeros stay zeros, with a finite gradient."""
+  return vectors * jax.lax.rsqrt(jnp.sum(jnp.square(vectors), axis=1, keepdims=True) + 1e-12)
 
 
 def choose_kept(key: jax.Array, observed: jax.Array, kept: int) -> tuple[jax.Array, jax.Array]:
