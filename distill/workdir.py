@@ -1,7 +1,8 @@
 """The work folder of a run: who it belongs to, its folds on prepared sets, and its clock.
 
 config.json, versions.json, timing.json
-prepared sets lie under config.data.prepared_dir, outside, and are shared by runs
+prepared sets lie under config.data.prepared_dir, outside, and are shared by runs, as is what
+trainings keep there (<prepared set>/ready/, which may be deleted)
 fold<k>/teacher/         run folder: metrics.jsonl, checkpoints/, model/
 fold<k>/student/         likewise; its model holds the encoder and both heads
 fold<k>/supervised/      likewise; supervised_10/ by 10 % of the training people

@@ -1,5 +1,6 @@
 """Participant-contrastive pretraining: pairs, KoLeo, the moving average, and its encoder."""
 
+import pathlib
 import types
 from typing import Any
 
@@ -232,6 +233,10 @@ class _Set:
     who, recording, t0_s = zip(*rows)
     self.index = {"participant": np.array(who), "recording": np.array(recording)}
     self.index["t0_s"] = np.array(t0_s, float)
+    self.folder, self.digest = pathlib.Path("nowhere"), ""  # no ready windows are kept
+
+  def __len__(self):
+    return len(self.index["t0_s"])
 
   def windows(self, rows):
     return {"ppg": np.broadcast_to(rows[:, None, None], (len(rows), *SPEC.shape)).astype(float)}

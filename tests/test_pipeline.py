@@ -1,6 +1,5 @@
 """distill.data.pipeline at scale: shards of one order, workers, memory that stays flat."""
 
-import pickle
 import subprocess
 import sys
 import types
@@ -11,9 +10,7 @@ import pytest
 
 from distill import config, fold_training, stages, workdir
 from distill.data import pipeline
-from distill.data.store import open_set
 from distill.errors import DistillError
-from teachers.transformer import SPEC
 from tests.conftest import ROOT
 
 
@@ -91,27 +88,6 @@ def test_the_number_of_reading_processes_is_no_part_of_a_run(tmp_path):
     workdir.claimed(config.load("", ["--config.data.hop_s=30.0"]), tmp_path / "run"),
   ):
     pass
-
-
-def test_kept_windows_are_the_windows_and_stay_within_their_memory(smoke, monkeypatch):
-  """A source that keeps all, one that keeps three, and one that reads each time agree."""
-  prepared = open_set(smoke.set_folder)
-  size = sum(one.nbytes for one in pipeline.prepare_windows(prepared[0]["ppg"][None], SPEC))
-  rows = [pipeline.Rows(prepared, np.array(some)) for some in ([5, 2, 7], [1, 9, 4])]
-  made = []
-  for room in (2**30, 3 * size + 1, 0):
-    monkeypatch.setattr(pipeline, "KEPT_BYTES", room)
-    source = pipeline.TrainingSource(rows, [SPEC], {"label": np.arange(6.0)})
-    made.append([source.batch(np.array(numbers)) for numbers in ([0, 4, 4], [3, 4, 1, 2], [5, 0])])
-    assert source._is_kept.sum() == min(room // size, 6)
-    assert not pickle.loads(pickle.dumps(source))._is_kept.any()
-  for kept in made[:2]:
-    jax.tree.map(np.testing.assert_array_equal, kept, made[2])
-  last = made[0][-1]
-  np.testing.assert_array_equal(last["label"], [5.0, 0.0])
-  alone = pipeline.prepare_windows(prepared[4]["ppg"][None], SPEC)
-  np.testing.assert_array_equal(last["ppg"][0], alone[0][0])
-  np.testing.assert_array_equal(last["ppg_mask"][0], alone[1][0])
 
 
 @pytest.mark.parametrize(

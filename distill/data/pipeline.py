@@ -5,14 +5,19 @@ ones, every one of them, in order. Both go through `prepare_windows`: there is o
 """
 
 import dataclasses
+import functools
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import grain
 import numpy as np
 from absl import flags
 
 from distill import signals
+from distill.data import ready
+from distill.data.ready import ReadyWindows
 from distill.data.splits import Split
 from distill.data.store import PreparedSet
 from distill.errors import DistillError
@@ -178,13 +183,26 @@ class Source(Protocol):
     """The examples `numbers` [n], stacked: name -> [n, ...]."""
 
 
-# Prepared windows that a source keeps in memory: training passes over the same windows many times,
-# and reading and filtering them again would slow its steps down.
-KEPT_BYTES = 2**30
+@functools.lru_cache
+def _fingerprint(spec: SignalSpec) -> str:
+  """Of what `prepare_windows` makes of noise with gaps: other code, other bits, another hash."""
+  raw = np.random.default_rng(0).normal(size=(3, *spec.shape)).astype(np.float32)
+  raw[1, spec.samples // 3 : spec.samples // 2, 0] = np.nan
+  raw[2, : spec.samples // 4] = np.nan
+  return hashlib.sha256(prepare_windows(raw, spec)[0].tobytes()).hexdigest()
+
+
+def ready_windows(prepared: PreparedSet, spec: SignalSpec) -> ReadyWindows:
+  """The file of the windows of a set, ready for a spec; its name is of all that decides them."""
+  key = json.dumps([prepared.digest, spec.to_json(), _fingerprint(spec)])
+  name = f"{spec.modality}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+  return ReadyWindows(prepared.folder / ready.FOLDER, name, len(prepared), spec.shape)
 
 
 class TrainingSource:
-  """The windows of some rows as training examples; the first `KEPT_BYTES` stay in memory.
+  """The windows of some rows as training examples, each of them read and filtered once.
+
+  Training passes over the same windows many times; see `distill.data.ready` for where they stay.
 
   Args:
     parts: rows of one or more sets; rows of different sets are different recordings.
@@ -203,56 +221,41 @@ class TrainingSource:
     first = np.full(self._recording.max() + 1, np.inf)
     np.minimum.at(first, self._recording, self._t0_s)
     self._t0_s = (self._t0_s - first[self._recording]).astype(np.float32)
-    self._forget()
-
-  def _forget(self) -> None:
-    self._kept = self._blank(min(len(self), KEPT_BYTES // self._example_bytes()))
-    self._is_kept = np.zeros(len(self), bool)
-
-  def __getstate__(self) -> dict[str, Any]:
-    return {name: v for name, v in self.__dict__.items() if name not in ("_kept", "_is_kept")}
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    self.__dict__.update(state)
-    self._forget()  # each worker keeps its own
+    self._ready = [{s.modality: ready_windows(part.prepared, s) for s in specs} for part in parts]
 
   def __len__(self) -> int:
     return int(self._stops[-1])
 
-  def _blank(self, count: int) -> dict[str, np.ndarray]:
-    found = {}
-    for spec in self._specs:
-      found[spec.modality] = np.empty((count, *spec.shape), np.float32)
-      found[spec.modality + "_mask"] = np.empty((count, *spec.shape), bool)
-    return found
-
-  def _example_bytes(self) -> int:
-    return sum(values.nbytes for values in self._blank(1).values())
-
   def batch(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """See `Source`: signals, their masks, `extra`, recording (a number) and t0_s."""
-    windows, kept = self._blank(len(numbers)), self._is_kept[numbers]
-    for name, values in self._kept.items():
-      windows[name][kept] = values[numbers[kept]]
-    self._read(numbers[~kept], windows, np.flatnonzero(~kept))
-    found = {name: values[numbers] for name, values in self._extra.items()}
-    return found | {"recording": self._recording[numbers], "t0_s": self._t0_s[numbers]} | windows
-
-  def _read(self, numbers: np.ndarray, out: Mapping[str, np.ndarray], places: np.ndarray) -> None:
-    """Reads windows into `out` at `places`, and keeps those that there is room for."""
+    windows = {s.modality: np.empty((len(numbers), *s.shape), np.float32) for s in self._specs}
     which = np.searchsorted(self._stops, numbers, side="right")
     for k in np.unique(which):
-      part, here = self._parts[k], which == k
-      local = numbers[here] - (self._stops[k] - len(part))
-      raw = part.prepared.windows(part.rows[local])
-      for spec in self._specs:
-        ready = prepare_windows(raw[spec.modality], spec)
-        for name, values in zip((spec.modality, spec.modality + "_mask"), ready, strict=True):
-          out[name][places[here]] = values
-    room = numbers < len(next(iter(self._kept.values())))
-    for name, values in self._kept.items():
-      values[numbers[room]] = out[name][places[room]]
-    self._is_kept[numbers[room]] = True
+      places = np.flatnonzero(which == k)
+      local = numbers[places] - (self._stops[k] - len(self._parts[k]))
+      self._fill(k, self._parts[k].rows[local], windows, places)
+    masks = {name + "_mask": np.isfinite(values) for name, values in windows.items()}
+    for name, values in windows.items():
+      values[~masks[name + "_mask"]] = 0
+    found = {name: values[numbers] for name, values in self._extra.items()}
+    found |= {"recording": self._recording[numbers], "t0_s": self._t0_s[numbers]}
+    return found | windows | masks
+
+  def _fill(
+    self, k: int, rows: np.ndarray, out: Mapping[str, np.ndarray], places: np.ndarray
+  ) -> None:
+    """Windows of part `k` into `out` at `places`, NaN where missing."""
+    files = self._ready[k]
+    there = [file.read(rows, out[name], places) for name, file in files.items()]
+    absent = ~np.logical_and.reduce(there)
+    if not absent.any():
+      return
+    raw = self._parts[k].prepared.windows(rows[absent])
+    for spec in self._specs:
+      values, mask = prepare_windows(raw[spec.modality], spec)
+      values[~mask] = np.nan
+      out[spec.modality][places[absent]] = values
+      files[spec.modality].write(rows[absent], values)
 
 
 def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 A prepared set is a folder that can be moved anywhere: `set.json` (name, specs, flags), `index.npz`
 (one array per column), `beats.npz` (reference beats, where a set has them), `left_out.json`, and
-the windows as a TFDS data set in ArrayRecord files, which is read here without TensorFlow.
+the windows as a TFDS data set in ArrayRecord files, which is read here without TensorFlow. What is
+beside them, such as `ready/` of `distill.data.ready`, is no part of the set.
 """
 
+import functools
+import hashlib
 import json
 import pathlib
 import zipfile
@@ -77,6 +80,12 @@ class PreparedSet:
 
   def __len__(self) -> int:
     return len(self.index["participant"])
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """Hash of what describes the set and each of its windows, wherever it lies."""
+    parts = (self.folder / SET_FILE, self.folder / INDEX_FILE)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()
 
   def windows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
     """The windows `rows` [n]: modality -> [n, time, channels] float32, NaN where missing.
