@@ -85,7 +85,7 @@ def _simulated() -> ConfigDict:
 
 
 def _small() -> ConfigDict:
-  # Estimated from what the parts of the demo take: some 25 minutes on two cores.
+  # Estimated from what the parts of the demo take: some 20 minutes on two cores.
   overrides = (
     "data.simulated.participants=700",
     "steps=200",
@@ -95,7 +95,8 @@ def _small() -> ConfigDict:
     "evaluate.shares=(0.01,0.1)",
     "evaluate.galleries=(30,100,300,1000)",
   )
-  cells, curves = _by_amplitude(QUICKSTART, (0, 1, 2), overrides)
+  cells, curves = _by_amplitude(QUICKSTART, (0, 1, 2), overrides, devices=("fine",))
+  cells += _by_amplitude(QUICKSTART, (1,), overrides, devices=("coarse",))[0]
   return _grid("small", cells, curves, reference="fine-x1", seeds=(0,))
 
 

@@ -1,0 +1,132 @@
+"""How often could a student that knows all but the beats find its own minute? Prints Markdown.
+
+  python benchmarks/ideal_observer.py                 # 20 000 windows of 2500 people
+  python benchmarks/ideal_observer.py --people=300    # a trial
+
+A bound for retrieval on the simulated cohort. The observer is told, of each person, how a beat
+moves the wrist, in which direction and how strongly at each moment, and the spectrum of everything
+else around it; of each candidate it is given the true beats. It ranks candidates by their
+likelihood under the acceleration: the whitened signal goes through the person's own matched filter,
+and the outputs at a candidate's beats are summed. No student is told any of that, and a student's
+gallery is the PPG's and not the true beats. Gaps are left out. Ties count against the observer.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import sys
+
+import numpy as np
+import scipy.signal
+from tqdm import tqdm
+
+from distill import statistics
+from distill.data import physiology, wrist
+
+STEP_S = 0.01  # grid of beat times
+WAVE_S = 0.5  # of a beat's movement that the filter uses
+HIGH_PASS_HZ = 2.0  # gravity and posture would leak into the band of the beats
+SPECTRUM = {"nperseg": 128, "noverlap": 96}  # short-time Fourier transform, samples
+AROUND = (5, 5)  # frequencies and times over which the power of the noise is averaged
+STILL = ("lying", "sitting")
+MINUTES = 8
+
+
+def listen(person: int, amplitude: float, device: physiology.Device) -> list[tuple]:
+  """One person's windows: name of the person, whether still, score of a beat [grid], true beats."""
+  duration_s, rate_hz = 60.0 * MINUTES, device.rate_hz
+  body = physiology.draw_body(0, person, duration_s)
+  late_s = wrist.pre_ejection(physiology.stream(0, person, "pre-ejection"), body)
+  samples = round(duration_s * rate_hz)
+  movement = wrist.draw_movement(0, person, body, late_s, samples, rate_hz)
+  acc = wrist.measure(physiology.stream(0, person, "sensor"), movement, device, amplitude)
+  postures = wrist.draw_postures(physiology.stream(0, person, "posture"), body)
+  beats = amplitude * movement.beats
+  heard, expected = _matched(acc, acc - beats, beats, body, postures, amplitude, rate_hz)
+  onset_s = body.beat_s + body.person.beat_onset_s + late_s
+  at = np.round(onset_s / STEP_S).astype(int)
+  inside = (at >= 0) & (at < len(heard))
+  # log-likelihood of a beat at t: what is heard there, less half of what a beat would be heard as.
+  grid_s = np.arange(len(heard)) * STEP_S
+  energy = np.interp(grid_s, onset_s[inside], np.maximum(expected[at[inside]], 0.0))
+  score = (heard - 0.5 * energy).astype(np.float32)
+  count, found = round(60 / STEP_S), []
+  for minute in range(MINUTES):
+    own = onset_s[(onset_s >= 60 * minute) & (onset_s < 60 * (minute + 1))] - 60 * minute
+    every_s = 60 * minute + np.arange(0, 60, 2)
+    kinds = np.searchsorted(body.bouts.start_s, every_s, side="right") - 1
+    labels = {physiology.ACTIVITIES[k].label for k in body.bouts.kind[np.maximum(kinds, 0)]}
+    part = score[minute * count : (minute + 1) * count]
+    found.append((person, labels <= set(STILL), part, np.floor(own / STEP_S).astype(int)))
+  return found
+
+
+def _matched(acc, noise, beats, body, postures, amplitude, rate_hz):
+  """Output of the matched filter at each place of the grid: of the signal, and of beats alone."""
+  sos = scipy.signal.butter(6, HIGH_PASS_HZ, "highpass", fs=rate_hz, output="sos")
+  acc, noise, beats = (scipy.signal.sosfiltfilt(sos, one, axis=0).T for one in (acc, noise, beats))
+  _, _, spectrum = scipy.signal.stft(noise, rate_hz, **SPECTRUM)
+  weights = np.ones((1, *AROUND)) / np.prod(AROUND)
+  power = scipy.signal.convolve(np.abs(spectrum) ** 2, weights, mode="same") + 1e-12
+  wave_s = np.arange(0, WAVE_S, STEP_S, dtype=np.float32)
+  person = body.person
+  waves = wrist.beat_wave(wave_s, person.beat_hz, person.beat_decay_s)
+  grid = round(acc.shape[1] / rate_hz / STEP_S)
+  owner = np.searchsorted(postures.start_s, np.arange(grid) * STEP_S, side="right") - 1
+  owner = np.maximum(owner, 0)
+  reach = 1e-3 * amplitude * postures.beat_mg[owner][:, None, None] * postures.beat_axes[owner]
+  return tuple(_heard(one, power, waves, reach, rate_hz) for one in (acc, beats))
+
+
+def _heard(signal, power, waves, reach, rate_hz):
+  _, _, spectrum = scipy.signal.stft(signal, rate_hz, **SPECTRUM)
+  _, white = scipy.signal.istft(spectrum / power, rate_hz, **SPECTRUM)
+  fine = scipy.signal.resample(white[:, : signal.shape[1]], len(reach), axis=1)
+  total = np.zeros(len(reach))
+  for k, wave in enumerate(waves):
+    full = scipy.signal.fftconvolve(fine, wave[None, ::-1], axes=1)[:, len(wave) - 1 :]
+    total += np.einsum("ta,at->t", reach[:, k], full[:, : len(reach)])
+  return total
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--people", type=int, default=2500)
+  parser.add_argument("--amplitudes", default="1,2", help="times the known movement")
+  parser.add_argument("--device", default="fine", choices=sorted(physiology.DEVICES))
+  options = parser.parse_args()
+  sys.stdout.write(
+    f"| beat-locked movement, {options.device} sensor | windows | queries | top-1 of all, % |\n"
+    "| --- | --- | --- | --- |\n"
+  )
+  for amplitude in map(float, options.amplitudes.split(",")):
+    one = functools.partial(listen, amplitude=amplitude, device=physiology.DEVICES[options.device])
+    with multiprocessing.Pool() as pool:
+      people = tqdm(pool.imap(one, range(options.people), chunksize=4), total=options.people)
+      rows = [row for found in people for row in found]
+    who, still = (np.array([row[k] for row in rows]) for k in (0, 1))
+    first = _first(rows)
+    for label, part in (("all", np.ones(len(rows), bool)), ("still", still), ("other", ~still)):
+      top1 = statistics.over_participants(100.0 * first[part], who[part].astype(str))
+      sys.stdout.write(
+        f"| {amplitude:g} times the known one | {len(rows)} of {options.people} people |"
+        f" {label}: {part.sum()} | {top1.value:.1f} ({top1.lo:.1f} to {top1.hi:.1f}) |\n"
+      )
+
+
+def _first(rows) -> np.ndarray:
+  """[n] bool: the window's own beats are likelier than those of every other window."""
+  scores = np.stack([row[2] for row in rows])
+  trains = np.zeros(scores.shape, np.float32)
+  for train, row in zip(trains, rows, strict=True):
+    train[np.minimum(row[3], trains.shape[1] - 1)] = 1
+  own = np.sum(scores * trains, axis=1)
+  better = np.zeros(len(rows), int)
+  for start in range(0, len(rows), 1000):
+    likelihood = scores @ trains[start : start + 1000].T
+    better += np.sum(likelihood >= own[:, None] * (1 - 1e-6), axis=1)
+  return better <= 1  # itself
+
+
+if __name__ == "__main__":
+  main()
