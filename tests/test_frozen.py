@@ -334,10 +334,11 @@ def _settings(smoke, *words):
 
 
 def test_a_teacher_says_the_same_before_and_after_a_student_learned_from_it(smoke, fold):
-  teacher = frozen.open_teacher(smoke.folder / "fold0" / "teacher")
+  teacher = frozen.open_teacher(smoke.folder / "fold0" / "teacher", rhythm=True)
   ran = dataclasses.replace(fold, folder=smoke.folder / "fold0")
   before = teacher.vectors(ran)["simulated"]  # stored by the run before its student was trained
   assert (smoke.folder / "fold0" / "student" / "model").is_dir()
+  assert before.shape[1] == teacher.dim + teacher.rhythm
   assert before.std() > 0.01
   np.testing.assert_allclose(teacher.vectors(fold)["simulated"], before, rtol=1e-5, atol=1e-5)
 
@@ -345,7 +346,7 @@ def test_a_teacher_says_the_same_before_and_after_a_student_learned_from_it(smok
 def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_path, monkeypatch):
   folder = smoke.folder / "fold0" / "teacher"
   before = models.read(folder / "model").tensors
-  encoder = frozen.open_teacher(folder, name="teacher_2")
+  encoder = frozen.open_teacher(folder, name="alone")
   vectors = encoder.vectors(fold)["simulated"]
   prepared, _ = fold.sets["simulated"]
   names = ("participant", "recording", "t0_s")
@@ -371,11 +372,13 @@ def test_a_file_of_an_encoders_embeddings_teaches_beside_it(smoke, fold, tmp_pat
 
   objective, sources = given["arguments"][3:5]
   assert len(objective.others) == 1
+  assert [objective.rhythm, objective.others[0].rhythm] == [False, True]
   scales = [pair.teacher_head.standardise for pair in (objective, objective.others[0])]
   np.testing.assert_array_equal(scales[0].mean[...], scales[1].mean[...])
   for source in sources.values():
     every = source.batch(np.arange(len(source)))
-    np.testing.assert_array_equal(every["teacher"], every["teacher_2"])
+    np.testing.assert_array_equal(every["teacher"], every["teacher_2"][:, : encoder.dim])
+    assert every["teacher_2"].shape[1] == encoder.dim + 600  # a file knows no rhythm, PPG does
     assert np.isfinite(every["teacher"]).all()
   parts = fold_training.observed_enough(
     fold_training.usable(fold, config, "train"), config.pair_coverage

@@ -163,7 +163,7 @@ def test_the_cosine_of_projections_is_a_mean_of_two_cosines():
   heads = [layers.ProjectionHead(6, 8, 4, rhythm=True, rngs=nnx.Rngs(k)) for k in (0, 1)]
   plain = [layers.ProjectionHead(6, 8, 4, rngs=nnx.Rngs(k)) for k in (0, 1)]
   for head in heads:
-    head.balance[...] = jnp.float32(0.7)
+    head.balance[...] = jnp.full((1, 1), 0.7)
   x, y = rng.normal(size=(2, 3, 6 + 10)).astype(np.float32)
 
   def cosine(a, b):

@@ -151,7 +151,7 @@ class ProjectionHead(nnx.Module):
     self.norm = nnx.LayerNorm(in_dim, rngs=rngs)
     self.hidden = nnx.Linear(in_dim, hidden, rngs=rngs)
     self.out = nnx.Linear(hidden, out_dim, rngs=rngs)
-    self.balance = nnx.Param(jnp.float32(0.0)) if rhythm else None
+    self.balance = nnx.Param(jnp.zeros((1, 1))) if rhythm else None
 
   def __call__(self, vectors: jax.Array) -> jax.Array:
     """[batch, in_dim (+ frames)] -> [batch, out_dim (+ frames)]."""
