@@ -117,15 +117,18 @@ def main() -> None:
 def _first(rows) -> np.ndarray:
   """[n] bool: the window's own beats are likelier than those of every other window."""
   scores = np.stack([row[2] for row in rows])
-  trains = np.zeros(scores.shape, np.float32)
+  count = scores.shape[1]
+  trains = np.zeros((len(rows), count), np.float32)
   for train, row in zip(trains, rows, strict=True):
-    train[np.minimum(row[3], trains.shape[1] - 1)] = 1
+    train[np.minimum(row[3], count - 1)] = 1
   own = np.sum(scores * trains, axis=1)
-  better = np.zeros(len(rows), int)
+  beaten = np.zeros(len(rows), bool)
   for start in range(0, len(rows), 1000):
     likelihood = scores @ trains[start : start + 1000].T
-    better += np.sum(likelihood >= own[:, None] * (1 - 1e-6), axis=1)
-  return better <= 1  # itself
+    candidates = np.arange(start, start + likelihood.shape[1])
+    likelihood[candidates, candidates - start] = -np.inf  # itself
+    beaten |= np.any(likelihood >= own[:, None], axis=1)
+  return ~beaten
 
 
 if __name__ == "__main__":
