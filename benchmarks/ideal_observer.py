@@ -3,12 +3,13 @@
   python benchmarks/ideal_observer.py                 # 20 000 windows of 2500 people
   python benchmarks/ideal_observer.py --people=300    # a trial
 
-A bound for retrieval on the simulated cohort. The observer is told, of each person, how a beat
-moves the wrist, in which direction and how strongly at each moment, and the spectrum of everything
-else around it; of each candidate it is given the true beats. It ranks candidates by their
-likelihood under the acceleration: the whitened signal goes through the person's own matched filter,
-and the outputs at a candidate's beats are summed. No student is told any of that, and a student's
-gallery is the PPG's and not the true beats. Gaps are left out. Ties count against the observer.
+A measure of what retrieval on the simulated cohort could reach. The observer is told, of each
+person, how a beat moves the wrist, in which direction and how strongly at each moment, and the
+spectrum of everything else around it; of each candidate it is given the true beats. It ranks
+candidates by their likelihood under the acceleration: the whitened signal goes through the person's
+own matched filter, and the outputs at a candidate's beats are summed. No student is told any of
+that, and a student's gallery is the PPG's and not the true beats. Gaps are left out. Ties count
+against the observer.
 """
 
 import argparse
