@@ -269,7 +269,7 @@ def test_heads_come_back_from_a_model_folder_with_their_rhythm(tmp_path):
   wide, taught = (
     jnp.asarray(rng.normal(size=(2, dim + 600)), jnp.float32) for dim in (module.encoder.dim, 5)
   )
-  models.assign(models.load_encoder(tmp_path), stored.part("encoder"), where="")
+  assert models.load_encoder(tmp_path).rhythm == 600
   for name, vectors, expected in (
     ("student_head", wide, module.student_head(wide)),
     ("teacher_head", taught, module.teacher_head(taught)),
