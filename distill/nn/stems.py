@@ -111,53 +111,51 @@ class RateReader(nnx.Module):
     return self.out(jnp.concatenate([read, sure], axis=1))
 
 
+def _around(values: jax.Array, width: int) -> jax.Array:
+  """[batch, frames, any] -> sum over `width` frames around each."""
+  return jax.lax.reduce_window(values, 0.0, jax.lax.add, (1, width, 1), (1, 1, 1), "SAME")
+
+
 class RhythmReader(nnx.Module):
-  """Reads when the beats came off the log envelopes of all bands.
+  """Reads when the beats came off the envelopes of all bands.
 
   Residual convolutions over time, each wider apart than the last: together they see a quarter of a
   minute to either side, so that a beat that drowns in noise is placed by the beats around it. They
   take several frames at a time, which saves most of the work. Ours.
 
   Args:
-    filters: bands.
+    envelopes: number of envelopes.
     width: of the convolutions.
   """
 
   TOGETHER = 4  # frames
   TAPS, APART = 5, (1, 2, 4, 8)  # of places of TOGETHER frames
 
-  def __init__(self, filters: int, width: int, *, rngs: nnx.Rngs):
-    self.enter = nnx.Linear(self.TOGETHER * filters, width, rngs=rngs)
-    for k in range(len(self.APART)):
+  def __init__(self, envelopes: int, width: int, *, rngs: nnx.Rngs):
+    self.enter = nnx.Linear(self.TOGETHER * envelopes, width, rngs=rngs)
+    for k, apart in enumerate(self.APART):
+      around = nnx.Conv(width, width, (self.TAPS,), kernel_dilation=apart, rngs=rngs)
       setattr(self, f"norm_{k}", nnx.RMSNorm(width, epsilon=1e-5, rngs=rngs))
-      setattr(self, f"around_{k}", nnx.Linear(self.TAPS * width, width, rngs=rngs))
+      setattr(self, f"around_{k}", around)
     self.norm = nnx.RMSNorm(width, epsilon=1e-5, rngs=rngs)
     self.leave = nnx.Linear(width, self.TOGETHER, rngs=rngs)
 
   def __call__(self, envelopes: jax.Array, observed: jax.Array) -> jax.Array:
-    """[batch, frames, filters] centred, [batch, frames] bool -> [batch, frames] of unit variance.
+    """[batch, frames, envelopes], [batch, frames] bool -> [batch, frames] of unit variance.
 
     Zero where a frame was not observed.
     """
     batch, frames, _ = envelopes.shape
     weight = observed.astype(envelopes.dtype)
     found = self.enter((envelopes * weight[:, :, None]).reshape(batch, -1, self.enter.in_features))
-    for k, apart in enumerate(self.APART):
-      around = self._around(getattr(self, f"norm_{k}")(found), apart)
-      found = found + jax.nn.gelu(getattr(self, f"around_{k}")(around))
+    for k in range(len(self.APART)):
+      around = getattr(self, f"around_{k}")(getattr(self, f"norm_{k}")(found))
+      found = found + jax.nn.gelu(around)
     rhythm = self.leave(self.norm(found)).reshape(batch, frames) * weight
     count = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0)
     rhythm = (rhythm - jnp.sum(rhythm, axis=1, keepdims=True) / count) * weight
     power = jnp.sum(jnp.square(rhythm), axis=1, keepdims=True) / count
     return rhythm * jax.lax.rsqrt(power + 1e-6)
-
-  def _around(self, values: jax.Array, apart: int) -> jax.Array:
-    """[batch, places, width] -> [batch, places, TAPS * width]: places `apart` around each."""
-    reach = self.TAPS // 2 * apart
-    padded = jnp.pad(values, ((0, 0), (reach, reach), (0, 0)))
-    count = values.shape[1]
-    near = [padded[:, i * apart : i * apart + count] for i in range(self.TAPS)]
-    return jnp.concatenate(near, axis=2)
 
 
 class FilterbankStem(nnx.Module):
@@ -186,6 +184,7 @@ class FilterbankStem(nnx.Module):
   FLOOR_G2 = 1e-9  # (0.03 milli-g)^2, below the noise of the finest sensors in use
   # About the power that noise alone gives in one stretch, where the logarithm is nearly linear.
   FLOOR_POWER = 0.3
+  USUAL_S, MOST = 10.0, 6.0  # ours
 
   def __init__(
     self,
@@ -225,7 +224,7 @@ class FilterbankStem(nnx.Module):
     self.modulation = nnx.Param(jnp.asarray(_fourier_basis(stretch, waves, frame_hz, 0.5, 4.5)))
     self.project = nnx.Linear((mixes + bool(rhythm)) * waves, width, rngs=rngs)
     self.level = nnx.Linear(filters, width, rngs=rngs)
-    self.reader = RhythmReader(filters, rhythm, rngs=rngs) if rhythm else None
+    self.reader = RhythmReader(2 * filters, rhythm, rngs=rngs) if rhythm else None
     self.rate = RateReader(mixes + bool(rhythm), waves, width, rngs=rngs)
 
   def band_energy(self, signal: jax.Array, bank: jax.Array | None = None) -> jax.Array:
@@ -259,6 +258,16 @@ class FilterbankStem(nnx.Module):
     energy = jax.lax.map(some, jnp.arange(0, time, at_once * self.frame))
     return jnp.moveaxis(energy, 0, 1).reshape(batch, self.frames, -1)
 
+  def above_usual(self, energy: jax.Array, weight: jax.Array) -> jax.Array:
+    """[batch, frames, filters] energy over its mean of USUAL_S around, less 1, at most MOST.
+
+    The logarithm makes much of a moment that is quieter than usual, of which noise has many, and
+    little of one that is louder, which a beat is; it is needed where loud means moving.
+    """
+    width = 2 * round(0.5 * self.USUAL_S * pulse.RHYTHM_HZ) + 1
+    usual = _around(energy * weight, width) / jnp.maximum(_around(weight, width), 1.0)
+    return (jnp.minimum(energy / (usual + self.FLOOR_G2), self.MOST) - 1.0) * weight
+
   def frames_observed(self, mask: jax.Array) -> jax.Array:
     """[batch, time, axes] bool -> [batch, frames]: each sample under the filters was seen."""
     seen = jnp.all(mask, axis=2)
@@ -274,14 +283,16 @@ class FilterbankStem(nnx.Module):
   ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Tokens, which of them were observed, and the rhythm [batch, frames] if there is a reader."""
     seen = self.frames_observed(mask)
-    log_energy = jnp.log(self.band_energy(jnp.where(mask, signal, 0.0)) + self.FLOOR_G2)
+    energy = self.band_energy(jnp.where(mask, signal, 0.0))
+    log_energy = jnp.log(energy + self.FLOOR_G2)
     weight = seen[:, :, None].astype(log_energy.dtype)
     count = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0)
     level = jnp.sum(log_energy * weight, axis=1, keepdims=True) / count
     centred = (log_energy - level) * weight
     envelope, rhythm = self.mix(centred) * weight, None
     if self.reader is not None:
-      rhythm = self.reader(centred, seen)
+      beside = jnp.concatenate([centred, self.above_usual(energy, weight)], axis=2)
+      rhythm = self.reader(beside, seen)
       envelope = jnp.concatenate([envelope, rhythm[:, :, None]], axis=2)
     stretches = jnp.stack([envelope[:, i : i + self.stretch] for i in self.starts], axis=1)
     observed = jnp.stack([seen[:, i : i + self.stretch] for i in self.starts], axis=1)
