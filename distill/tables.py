@@ -35,7 +35,8 @@ TABLE = "table.json"
 COLUMNS = (
   *("participant", "recording", "t0_s", "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50", "activity"),
   *ERRORS.values(),
-  *("age", "sex", "bmi", "motion_g", "complete", "ppg_usable", "hr_origin", "hrv_origin"),
+  *("age", "sex", "bmi", "skin_tone", "motion_g", "complete", "ppg_usable"),
+  *("hr_origin", "hrv_origin"),
 )
 
 CADENCE = "cadence_hz"  # of every window of acceleration, steps or not

@@ -120,13 +120,15 @@ def test_groups_classes_and_traits_have_tables_and_keep_the_schema(schema):
     fold,
     age=25.0 + 3 * people,
     sex=np.where(people % 2, "female", "male"),
+    skin_tone=np.where(people % 4 < 2, "II", "V"),
     activity=np.where(fold.columns["motion_g"] > 0.05, "walking", "sitting"),
   )
   settings = evaluate.Settings(targets=("hr_bpm",))
   made = report.build(evaluate.evaluate({"s": [told]}, settings), **FACTS)
   schema.validate(made)
   text = report.markdown(made)
-  for title in ("MAE by age group", "MAE by sex", "Activity: 120 windows of 5 participants"):
+  groups = ("MAE by age group", "MAE by sex", "MAE by skin tone")
+  for title in (*groups, "Activity: 120 windows of 5 participants"):
     assert f"### {title}" in text
   assert "### Sex: 5 participants, one mean embedding each; NO CLAIM below 50" in text
   assert "limits of agreement" in text
