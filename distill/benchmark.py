@@ -56,15 +56,26 @@ _NEVER = (
   *configs.FREE,
 )
 _STUDENT = (
-  *("start", "steps", "batch_size", "pair_coverage", "head", "loss", "optim", "log_every"),
+  *(
+    "start",
+    "steps",
+    "batch_size",
+    "pair_coverage",
+    "shuffled_pairs",
+    "head",
+    "loss",
+    "optim",
+    "log_every",
+  ),
   "eval_every",
 )
 ROLES = {"teacher": "teacher", "supervised": "supervised*"}  # role -> folders of a fold
 INDIFFERENT = {
   "report": configs.FREE,
   "teacher": (
-    *(*_NEVER, *_STUDENT, "student", "supervised", "evaluate", "pretrain.check_probe"),
-    *("teacher.also", "teacher.weights", "teacher.stored", "data.simulated.amplitude"),
+    *(*_NEVER, *_STUDENT, "augment", "student", "supervised", "evaluate", "pretrain.check_probe"),
+    *("teacher.also", "teacher.weights", "teacher.stored", "teacher.in_step"),
+    "data.simulated.amplitude",
   ),
   "supervised": (
     *(*_NEVER, *_STUDENT, "teacher", "pretrain"),
@@ -249,7 +260,12 @@ def _run(
 def _take_over(
   role: str, config: ConfigDict, place: Path, done: Sequence[tuple[dict[str, Any], Path]]
 ) -> None:
-  """Copies the model of one role from the first cell that decided it in the same way."""
+  """Copies the model of one role from the first cell that decided it in the same way.
+
+  A PPG encoder that learns together with the student depends on all that the student does.
+  """
+  if role == "teacher" and config.method == "joint":
+    return
   wanted = decides(role, _plain(config))
   for other, folder in done:
     if decides(role, other) != wanted:

@@ -375,10 +375,12 @@ def _learning(summary: Mapping[str, Any]) -> Iterator[Plot]:
   for name, points in losses.items():
     axes.plot(*zip(*points), label=name, **looks[name])
   axes.set_xlabel("step")
-  axes.set_ylabel("validation loss of the cell's model")
+  axes.set_ylabel("validation loss of the cell's model, each its own")
   axes.grid(axis="y")
   figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-  plots.headed(figure, "Learning curves, first seed and fold")
+  plots.headed(
+    figure, "Learning curves, first seed and fold: different losses have different scales"
+  )
   told = "; ".join(
     f"{name} {points[0][1]:.3g} to {min(value for _, value in points):.3g} at best"
     for name, points in losses.items()

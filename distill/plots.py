@@ -170,8 +170,8 @@ def headed(figure: Figure, text: str) -> None:
 
 
 def capital(text: str) -> str:
-  """The text with a capital first letter, the rest as it is."""
-  return text[:1].upper() + text[1:]
+  """The text with a capital first letter, the rest as it is; pNN50 stays what it is."""
+  return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def ends(row: Mapping[str, Any], value: float) -> tuple[float, float]:
@@ -389,6 +389,8 @@ def agreement(
       f"{name}: {value:+.1f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 5),
       textcoords="offset points", ha="right", fontsize=9, bbox=_BEHIND,
     )  # fmt: skip
+  low, high = right.get_ylim()
+  right.set_ylim(low, high + 0.07 * (high - low))  # space for the uppermost line's name
   right.set_xlabel(f"mean of true and predicted {label}, {unit}")
   right.set_ylabel(f"predicted - true, {unit}")
   right.set_title("Bland-Altman, SD between and within people")
