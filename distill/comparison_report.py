@@ -179,7 +179,7 @@ def cells_table(summary: Mapping[str, Any]) -> Table:
   """What each cell is: what it changes, its seeds, its size, its time."""
   header = (
     *("cell", "changes", "seeds", "training people", "training minutes", "student parameters"),
-    *("teacher parameters", "minutes of work"),
+    *("teacher parameters", "learning rate, times the config's", "minutes of work"),
   )
   rows = []
   for name, cell in summary["cells"].items():
@@ -189,6 +189,7 @@ def cells_table(summary: Mapping[str, Any]) -> Table:
         ", ".join(cell["overrides"]) or "none",
         " ".join(map(str, cell["seeds"])),
         *(number(cell["facts"].get(fact), 0) for fact in FACTS),
+        _trials(cell),
         number(cell["seconds"] / 60, 1),
       )
     )
@@ -197,7 +198,13 @@ def cells_table(summary: Mapping[str, Any]) -> Table:
     " that is the same in two cells is trained once, in the first of them, and its time is told"
     " there."
   )
-  return Table("The cells", header, rows, note, brief=(0, 2, 3, 4, 5, 7))
+  return Table("The cells", header, rows, note, brief=(0, 2, 3, 4, 5, 7, 8))
+
+
+def _trials(cell: Mapping[str, Any]) -> str:
+  """The factor on the learning rate, and the errors on validation people it was chosen by."""
+  tried = ", ".join(f"{float(one):g}: {number(error)}" for one, error in cell["trials"].items())
+  return f"{cell['trial']:g} of {tried}" if len(cell["trials"]) > 1 else f"{cell['trial']:g}"
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -222,6 +229,18 @@ def introduction(summary: Mapping[str, Any]) -> str:
     f"Benchmark {summary['name']}: {len(summary['cells'])} cells, seed{'s' if several else ''}"
     f" {seeds}. Every number is of people whom no model had seen."
     + ("" if several else " One seed: chance of the training is not in the intervals.")
+    + _tuning(summary)
+  )
+
+
+def _tuning(summary: Mapping[str, Any]) -> str:
+  """How many trials every cell had to be tuned."""
+  counts = {len(cell["trials"]) for cell in summary["cells"].values()}
+  if max(counts) <= 1:
+    return " No cell was tuned: each has the learning rate that its config gives."
+  return (
+    f" Every cell had {' or '.join(map(str, sorted(counts)))} trials: learning rates, chosen under"
+    " the first seed by the error on validation people in the first target."
   )
 
 

@@ -513,8 +513,10 @@ def _predict(fold: FoldTables, target: str, settings: Settings) -> _Scored | Non
       heads["ridge"] = _ridge(fold.embeddings[model], rows, target, settings)
     if model in direct:
       heads["own_head"] = _own_head(direct[model], columns[target], rows)
-    head = _better_on_validation(heads, columns, rows["validation"], target)
-    predicted[model], notes[model] = heads[head].test, {"head": head, **heads[head].notes}
+    errors = _on_validation(heads, columns, rows["validation"], target)
+    head = min(errors, key=errors.__getitem__)
+    predicted[model] = heads[head].test
+    notes[model] = {"head": head, "validation_mae": errors[head], **heads[head].notes}
     error = np.abs(heads[head].validation - columns[target][held])
     width = agreement.conformal_width(error, columns["participant"][held])
     widths[model] = np.full(len(true), width)
@@ -549,15 +551,14 @@ def _own_head(values: np.ndarray, labels: np.ndarray, rows) -> _Head:
   return _Head(filled[rows["validation"]], filled[rows["test"]], {"declined": declined})
 
 
-def _better_on_validation(heads: Mapping[str, _Head], columns, rows, target: str) -> str:
-  """Name of the head with the smallest error on validation people."""
-  errors = {
+def _on_validation(heads: Mapping[str, _Head], columns, rows, target: str) -> dict[str, float]:
+  """Head -> mean over validation people of their MAE."""
+  return {
     name: statistics.over_participants(
       np.abs(head.validation - columns[target][rows]), columns["participant"][rows]
     ).value
     for name, head in heads.items()
   }
-  return min(errors, key=errors.__getitem__)
 
 
 def _pool(parts: Sequence[_Scored]) -> _Scored:

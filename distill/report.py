@@ -23,7 +23,7 @@ from distill.errors import DistillError
 from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
 from distill.retrieval import ACC_TO_PPG
 
-SCHEMA_VERSION = "1.6"
+SCHEMA_VERSION = "1.7"
 RETENTION = "retention.json"
 SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
 

@@ -202,6 +202,20 @@ def test_tables_hold_the_numbers_and_are_whole(summary, drawn):
   assert max(map(len, comparison_report.text(summary).splitlines())) <= 150
 
 
+def test_how_cells_were_tuned_is_told(results, summary):
+  assert "No cell was tuned" in comparison_report.introduction(summary)
+  tried = {
+    name: {
+      seed: dataclasses.replace(one, trials={0.5: 9.25, 2.0: 8.5} if not seed else {}, trial=2.0)
+      for seed, one in some.items()
+    }
+    for name, some in results.items()
+  }
+  tuned = comparison.summarise(GRID, tried, {})
+  assert "Every cell had 2 trials: learning rates, chosen" in comparison_report.introduction(tuned)
+  assert "2 of 0.5: 9.25, 2: 8.50" in comparison_report.cells_table(tuned).rows[0]
+
+
 def test_figures_have_alt_text_and_the_page_needs_no_other_file(summary, drawn):
   names = {plot.name for plot in drawn}
   expected = {"s_hr_bpm_cells", "s_retrieval_cells", "s_curve_rate", "s_hr_bpm_agreement"}
@@ -230,6 +244,8 @@ def test_figures_have_alt_text_and_the_page_needs_no_other_file(summary, drawn):
     ({"seeds": (0, 0)}, r"seeds are \(0, 0\)"),
     ({"cells": (*GRID.cells, Cell("good", "y.py"))}, "two cells named 'good'"),
     ({"cells": (*GRID.cells, Cell("a/b", "y.py"))}, "cell name 'a/b'"),
+    ({"trials": ()}, r"trials are \(\); expected different factors above 0"),
+    ({"trials": (1.0, 0.0)}, r"expected different factors above 0 on the learning rate"),
     ({"reference": "god"}, "reference names no cell 'god'; did you mean 'good'"),
     ({"curves": (Curve("c", "x", "y", {"l": ("bad",)}),)}, "curve c names no cell 'bad'"),
   ],

@@ -1,4 +1,4 @@
-"""The control of training: PPG of another minute of the same person as what a student learns from."""
+"""A control of training: the student learns from the PPG of another minute of the same person."""
 
 import pathlib
 
