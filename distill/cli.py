@@ -391,7 +391,14 @@ def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
       name: {part: one.get(part, {}) for part in retrieval.PARTS} for name, one in sets.items()
     }
   elif options.query and options.gallery:
-    pair = (embeddings.load(options.query), embeddings.load(options.gallery))
+    if not options.window_s > 0:
+      raise DistillError(
+        f"--window-s is {options.window_s:g}; give the length of a window, seconds"
+      )
+    pair = (
+      embeddings.load(options.query, strict=True),
+      embeddings.load(options.gallery, strict=True),
+    )
     judged = retrieval.retrieve([pair], window_s=options.window_s, force=options.force)
     found = {pathlib.Path(options.query).stem: judged}
   else:
@@ -417,7 +424,7 @@ def _probe(options: argparse.Namespace, _: list[str]) -> None:
       hint = nearest(target, known)
       raise DistillError(f"{options.workdir} holds no probe of {target!r}{hint}")
   elif options.embeddings:
-    table = embeddings.load(options.embeddings)
+    table = embeddings.load(options.embeddings, strict=True)
     name = pathlib.Path(options.embeddings).stem
     found = {name: report.plain(evaluate.probe_table(table, target))}
   else:

@@ -227,6 +227,8 @@ def probe_table(
   columns.setdefault("t0_s", np.zeros(n))
   if "split" in columns:
     parts = [columns["split"]]
+    if unknown := sorted(set(parts[0].tolist()) - set(PARTS)):
+      raise DistillError(f"column 'split' holds {unknown[0]!r}; expected {', '.join(PARTS)}")
   else:
     assigned = splits.assign(sorted(set(participant.tolist())), folds)
     parts = [assigned.split(k).part_of(participant) for k in range(folds)]
