@@ -52,6 +52,7 @@ def _error_table(summary, set_name: str, target: str, cells: Mapping[str, Any]) 
     "MAE is the mean over participants of their MAE, averaged over seeds, with a 95 % t interval"
     " over participants."
   )
+  note += report.pulse_note(target, "+".join(one["label_origin"] for one in _subjects(tables)))
   if circular:
     note += " The labels were made of the PPG: what reads the PPG is circular here."
   return Table(
@@ -61,6 +62,11 @@ def _error_table(summary, set_name: str, target: str, cells: Mapping[str, Any]) 
     note,
     brief=(0, 1, 2, 3, 4, 5),
   )
+
+
+def _subjects(tables: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+  """The row that each cell is about."""
+  yield from (table[subject(table)] for table in tables)
 
 
 def _rival_table(target: str, cells: Mapping[str, Any]) -> Table:

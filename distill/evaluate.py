@@ -50,6 +50,7 @@ class FoldTables:
       some test windows, row by row the same.
     window_s: length of a window, seconds.
     simulated: the recordings are simulated.
+    rest: what some test windows say of wrists at rest, as `distill.controls.rest` returns it.
   """
 
   embeddings: Mapping[str, EmbeddingTable]
@@ -59,6 +60,7 @@ class FoldTables:
   rhythms: Mapping[str, EmbeddingTable] = dataclasses.field(default_factory=dict)
   window_s: float = 60.0
   simulated: bool = False
+  rest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def columns(self) -> Mapping[str, np.ndarray]:
@@ -83,7 +85,7 @@ class Settings(retrieval.Settings):
   """
 
   targets: tuple[str, ...] = TARGETS
-  also: tuple[str, ...] = ("pnn50",)
+  also: tuple[str, ...] = ("pnn50", "sdnn_detrended_ms")
   classes: tuple[str, ...] = ("activity", "stress", "mood", "arrhythmia")
   traits: tuple[str, ...] = ("age", "sex", "bmi")
   groups: tuple[str, ...] = ("age", "sex", "skin_tone", "label_origin")
@@ -141,9 +143,9 @@ def evaluate(
     settings: what is asked.
 
   Returns:
-    set name -> {simulated, folds, windows, retrieval, controls, by_motion, oracles, shift_curve,
-    probes, differences, people, scatter, skipped, by_share}; report.schema.json lays down each of
-    them.
+    set name -> {simulated, folds, windows, rest, retrieval, controls, by_motion, oracles,
+    shift_curve, probes, differences, people, scatter, skipped, by_share}; report.schema.json lays
+    down each of them.
     Numbers that do not exist are NaN (null in the file).
 
   Raises:
@@ -263,6 +265,7 @@ def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) ->
     "simulated": any(fold.simulated for fold in folds),
     "folds": len(folds),
     "windows": _windows(folds, settings),
+    "rest": _rest(folds),
     **_retrieval(folds, settings),
     "effective_rank": _effective_ranks(folds),
     **{part: {} for part in ("probes", "differences", "scatter", "skipped")},
@@ -401,6 +404,26 @@ def _counts(columns: Mapping[str, np.ndarray], rows: np.ndarray, settings: Setti
   if "ppg_usable" in columns:
     counts["ppg_usable"] = float(columns["ppg_usable"][rows].mean()) if n else np.nan
   return counts
+
+
+def _rest(folds: Sequence[FoldTables]) -> dict[str, Any]:
+  """Counts summed over folds, the other figures averaged by what they were counted on."""
+  found = [fold.rest for fold in folds if fold.rest]
+  if not found:
+    return {}
+  counts = {name: [one[name] for one in found] for name in ("stretches", "windows")}
+
+  def mean(name: str, count: str) -> Any:
+    known = [(one[name], n) for one, n in zip(found, counts[count], strict=True) if n]
+    values, weights = zip(*known, strict=True) if known else ([np.nan], [1])
+    return np.average(values, axis=0, weights=weights)
+
+  rates = ("hr_mae_bpm", "hr_close", "hr_mean_mae_bpm")
+  return {
+    **{name: sum(some) for name, some in counts.items()},
+    "in_band_mg": mean("in_band_mg", "stretches"),
+    **{name: mean(name, "windows") for name in rates},
+  }
 
 
 def _part(fold: FoldTables, part: str) -> dict[str, np.ndarray]:
