@@ -1,11 +1,12 @@
 """Tables, Markdown and HTML of a benchmark, all made of one summary (`distill.comparison`)."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distill import plots, report
 from distill.comparison import FACTS, REFERENCES, on_set, set_names, subject, targets_of
-from distill.plots import CONTROL_LABELS, capital, model_label, ordered, target_label
+from distill.plots import CONTROL_LABELS, RHYTHM_LABELS, capital, model_label, ordered, target_label
 from distill.report import Table
 from distill.retrieval import ACC_TO_PPG
 
@@ -21,6 +22,9 @@ def set_tables(summary: Mapping[str, Any], set_name: str) -> Iterator[Table]:
   if searched:
     yield _retrieval_table(summary, set_name, searched)
   yield _motion_table(cells)
+  shown = cells.get(summary["reference"])
+  for table in report.group_tables(shown) if shown else ():
+    yield dataclasses.replace(table, title=f"{table.title}, {summary['reference']}", brief=(0,))
   if summary["differences"].get(set_name):
     yield _difference_table(summary, set_name)
 
@@ -95,10 +99,13 @@ def _retrieval_table(summary, set_name: str, cells: Mapping[str, Any]) -> Table:
   controls = list(dict.fromkeys(name for one in cells.values() for name in one["controls"]))
   sizes = sorted({round(row["gallery"]) for one in cells.values()
                   for row in one["retrieval"][ACC_TO_PPG][:-1]})  # fmt: skip
+  beside = {name: _beside(one) for name, one in cells.items()}
+  others = list(dict.fromkeys(label for rows in beside.values() for label in rows))
   header = (
     *("cell", "candidates", "top-1 %", "95 %", "SD over seeds", "chance %", "top-10 %", "MRR"),
     *(f"top-1 % of {size}" for size in sizes),
     *(f"{CONTROL_LABELS.get(name, name)}: top-1 (chance) %" for name in controls),
+    *others,
   )
   rows = []
   for name, one in cells.items():
@@ -118,13 +125,25 @@ def _retrieval_table(summary, set_name: str, cells: Mapping[str, Any]) -> Table:
         number(whole["mrr"], 3),
         *(percent(by_size[size]["top1"]) if size in by_size else "" for size in sizes),
         *(_with_chance(row[0]) if row else "" for row in found),
+        *(beside[name].get(label, "") for label in others),
       )
     )
   note = (
     "Acceleration to PPG, cosine of projections, ties count against the model; the whole held-out"
-    " set first, then random galleries, then controls."
+    " set first, then random galleries, controls, what needs no learning and what knows the truth"
+    " (rhythms in galleries of their own, chance in brackets)."
   )
   return Table("Retrieval", header, rows, note, brief=(0, 1, 2, 3, 5, 6))
+
+
+def _beside(one: Mapping[str, Any]) -> dict[str, str]:
+  """Header -> cell, of the rival that has learnt nothing and of the oracles."""
+  found = {}
+  for name, some in one.get("rhythm", {}).items():
+    row = some["retrieval"][ACC_TO_PPG][-1]
+    found[f"{RHYTHM_LABELS[name]}: top-1 (chance) %"] = _with_chance(row)
+  found |= {f"{label}: top-1 %": percent(row["top1"]) for label, row in report.oracle_rows(one)}
+  return found
 
 
 def _with_chance(row: Mapping[str, Any]) -> str:

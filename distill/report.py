@@ -284,8 +284,7 @@ def _set_tables(one: Mapping[str, Any], *, brief: bool = False) -> Iterator[Tabl
   if one["probes_by_motion"] and not brief:
     yield _motion_table(one)
   if not brief:
-    for group in one.get("probes_by_group", {}):
-      yield _group_table(one, group)
+    yield from group_tables(one)
     for part in ("classes", "traits"):
       for target, rows in one.get(part, {}).items():
         yield _trait_table(target, rows, part)
@@ -312,7 +311,7 @@ def _retrieval_table(one: Mapping[str, Any], brief: bool) -> Table:
       if way == ACC_TO_PPG or not brief
       for row in galleries
     ]
-  rows += [_retrieval_row(f"  oracle: true {n}", row) for n, row in _oracle_rows(one)]
+  rows += [_retrieval_row(f"  {label}", row) for label, row in oracle_rows(one)]
   for name, some in one.get("rhythm", {}).items():
     rows += _rhythm_rows(plots.RHYTHM_LABELS[name], some, brief)
   note = (
@@ -378,9 +377,10 @@ def _rhythm_rows(label: str, some: Mapping[str, Any], brief: bool) -> list[tuple
   return rows
 
 
-def _oracle_rows(one: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def oracle_rows(one: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+  """(what it knows, its ranks) of the oracles that know labels."""
   names = {"hr": "heart rate", "hr_and_hrv": "heart rate, SDNN, RMSSD"}
-  return [(names.get(name, name), row) for name, row in one["oracles"].items()]
+  return [(f"oracle: true {names.get(name, name)}", row) for name, row in one["oracles"].items()]
 
 
 def _retrieval_row(label: str, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -472,6 +472,12 @@ def _conformal_cells(row: Mapping[str, Any] | None) -> tuple[str, str, str]:
 
 GROUP_LABELS = {"age": "age group", "sex": "sex", "skin_tone": "skin tone"}
 GROUP_LABELS |= {"label_origin": "origin of the labels"}
+
+
+def group_tables(one: Mapping[str, Any]) -> Iterator[Table]:
+  """Errors by age group, sex, skin tone and origin of the labels, as far as they are known."""
+  for group in one.get("probes_by_group", {}):
+    yield _group_table(one, group)
 
 
 def _group_table(one: Mapping[str, Any], group: str) -> Table:
