@@ -461,6 +461,15 @@ def test_one_row_no_columns_other_rows_and_no_archive(refused, tmp_path):
   assert "is no NPZ file" in refused("probe", f"--embeddings={tmp_path}/junk.npz")
 
 
+def test_people_whom_the_model_has_seen_are_told(tmp_path, capsys):
+  path = _foreign(tmp_path, "a.npz", seen=TEN < 2)
+  assert cli.main(["probe", f"--embeddings={path}"]) == 0
+  assert "has seen the people of 12 of 60 windows in training" in capsys.readouterr().err
+  path = _foreign(tmp_path, "a.npz", seen=TEN < 0)
+  assert cli.main(["probe", f"--embeddings={path}"]) == 0
+  assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet"])
 def test_numbered_people_dates_and_marked_rows_are_understood(done, tmp_path, name):
   marked = {"embedding": _but(VECTORS, (3, 2), np.nan), "valid": np.arange(60) != 3}
