@@ -6,9 +6,15 @@
 
 The simulated cohort: the fine sensor and the one of 1/64 g steps, beat-locked movement of 0 (there
 is nothing to see) to 2 times what is known of wrists, and the rivals of distillation, three seeds.
-"wrists": recorded wrists in five folds, and a set that nothing is fitted to. "scaling": training
-people, minutes and students of several sizes. "small" is a part of the simulated grid with a
-reduced cohort and one seed; "smoke" shows in minutes that it runs. Sizes and steps are ours.
+"wrists": recorded wrists in five folds, and a set that nothing is fitted to. Every cell of these
+two, distillation and rivals alike, has the same trials of its learning rate (TRIALS), chosen on
+validation people; students, steps and batches are the same.
+
+"ablations": the demo without one part of it, or with one augmentation. "gallery": retrieval among
+20 000 windows of people whom no model has seen. "scaling": training people, minutes and students of
+several sizes. "small" is a part of the simulated grid with a reduced cohort and one seed, and
+"ablations_small" are the ablations of that size; "smoke" shows in minutes that it runs. Sizes and
+steps are ours.
 """
 
 import pathlib
@@ -21,20 +27,48 @@ DEVICES = {"fine": "fine", "coarse": "e4"}  # name in cells -> of the simulated 
 LABELS = {"fine": "fine sensor", "coarse": "1/64 g sensor"}
 RIVALS = ("masked", "contrastive", "joint", "labels", "supervised")  # configs/baseline_*.py
 AMPLITUDE = "beat-locked movement, times the known one"
+TRIALS = (0.5, 1.0, 2.0)  # factors on the learning rate
+# Probabilities are those of the predecessor's recipe for PPG; that of rotation is ours. A warp of
+# time changes the heart: both sides are warped alike, and the teacher embeds the PPG in the step.
+AUGMENTATIONS = {
+  "cut-out": ("augment.cut_out=0.4",),
+  "magnitude-warp": ("augment.magnitude_warp=0.25",),
+  "noise": ("augment.noise=0.25",),
+  "permutation": ("augment.permute=0.25",),
+  "rotation": ("augment.rotate=0.25",),
+  "time-warp": ("augment.time_warp=0.15", "teacher.in_step=True"),
+}
+OTHER_PARTS = {
+  "zscore": ("student.normalisation=zscore",),  # takes away how much the wrist moves
+  "no-regression": ("loss.regression=0.0",),
+  "no-contrastive": ("loss.contrastive=0.0",),
+  "no-rhythm": ("student.rhythm=0",),
+  "shuffled-pairs": ("shuffled_pairs=True",),  # a control: another minute of the same person
+}
+REDUCED = ("data.simulated.participants=700", "steps=200", "eval_every=50")
 
 
 def get_config(variant: str = "") -> ConfigDict:
   """One of the grids."""
-  grids = {"": _simulated, "wrists": _wrists, "scaling": _scaling, "small": _small, "smoke": _smoke}
+  grids = {
+    "": _simulated,
+    "wrists": _wrists,
+    "ablations": _ablations,
+    "ablations_small": lambda: _ablations(REDUCED, seeds=(0,)),
+    "gallery": _gallery,
+    "scaling": _scaling,
+    "small": _small,
+    "smoke": _smoke,
+  }
   if variant not in grids:
     raise ValueError(f"unknown variant {variant!r}; there are: {', '.join(filter(None, grids))}")
   return grids[variant]()
 
 
-def _grid(name, cells, curves, *, reference: str, seeds=(0, 1, 2)) -> ConfigDict:
+def _grid(name, cells, curves, *, reference: str, seeds=(0, 1, 2), trials=(1.0,)) -> ConfigDict:
   """See `distill.benchmark.load`."""
   fields = {"name": name, "cells": tuple(cells), "seeds": seeds, "reference": reference}
-  return ConfigDict({**fields, "curves": curves})
+  return ConfigDict({**fields, "curves": curves, "trials": trials})
 
 
 def _by_amplitude(config: str, amplitudes, overrides=(), devices=tuple(DEVICES)):
@@ -81,15 +115,13 @@ def _simulated() -> ConfigDict:
     for device in DEVICES
     for rival in RIVALS
   ]
-  return _grid("simulated", cells, curves, reference="fine-x1")
+  return _grid("simulated", cells, curves, reference="fine-x1", trials=TRIALS)
 
 
 def _small() -> ConfigDict:
   # Estimated from what the parts of the demo take: some 20 minutes on two cores.
   overrides = (
-    "data.simulated.participants=700",
-    "steps=200",
-    "eval_every=50",
+    *REDUCED,
     "supervised.steps=130",
     "supervised.eval_every=50",
     "evaluate.shares=(0.01,0.1)",
@@ -98,6 +130,23 @@ def _small() -> ConfigDict:
   cells, curves = _by_amplitude(QUICKSTART, (0, 1, 2), overrides, devices=("fine",))
   cells += _by_amplitude(QUICKSTART, (1,), overrides, devices=("coarse",))[0]
   return _grid("small", cells, curves, reference="fine-x1", seeds=(0,))
+
+
+def _ablations(overrides=(), seeds=(0, 1, 2)) -> ConfigDict:
+  alone = ("supervised.shares=()", "evaluate.galleries=(30,100,300,1000)", *overrides)
+  everything = tuple(word for words in AUGMENTATIONS.values() for word in words)
+  parts = {"demo": (), **OTHER_PARTS, "all-augmentations": everything, **AUGMENTATIONS}
+  cells = [(name, QUICKSTART, (*alone, *words)) for name, words in parts.items()]
+  return _grid("ablations", cells, {}, reference="demo", seeds=seeds)
+
+
+def _gallery() -> ConfigDict:
+  """3000 unseen people of 8 minutes, most of them without a gap; trained as the demo is."""
+  people = ("data.simulated.participants=15000", "data.train_people=1260")
+  overrides = (*people, "supervised.shares=()", "evaluate.galleries=(100,1000,3000,10000,20000)")
+  cells, curves = _by_amplitude(QUICKSTART, (0, 1, 2), overrides, devices=("fine",))
+  cells += _by_amplitude(QUICKSTART, (1,), overrides, devices=("coarse",))[0]
+  return _grid("gallery", cells, curves, reference="fine-x1", seeds=(0,))
 
 
 def _smoke() -> ConfigDict:
@@ -114,7 +163,7 @@ def _wrists() -> ConfigDict:
     ("regression-alone", config, (*away, "loss.contrastive=0.0")),
     *((rival, _rival(rival, "wrists"), away) for rival in RIVALS),
   ]
-  return _grid("wrists", cells, {}, reference="wrists")
+  return _grid("wrists", cells, {}, reference="wrists", trials=TRIALS)
 
 
 def _scaling() -> ConfigDict:

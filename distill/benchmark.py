@@ -10,6 +10,7 @@ those of any runs; a teacher, and a student trained on labels alone, is copied f
 where nothing that decides it differs. A cell that fails is told and the others still run.
 """
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -56,15 +57,26 @@ _NEVER = (
   *configs.FREE,
 )
 _STUDENT = (
-  *("start", "steps", "batch_size", "pair_coverage", "head", "loss", "optim", "log_every"),
+  *(
+    "start",
+    "steps",
+    "batch_size",
+    "pair_coverage",
+    "shuffled_pairs",
+    "head",
+    "loss",
+    "optim",
+    "log_every",
+  ),
   "eval_every",
 )
 ROLES = {"teacher": "teacher", "supervised": "supervised*"}  # role -> folders of a fold
 INDIFFERENT = {
   "report": configs.FREE,
   "teacher": (
-    *(*_NEVER, *_STUDENT, "student", "supervised", "evaluate", "pretrain.check_probe"),
-    *("teacher.also", "teacher.weights", "teacher.stored", "data.simulated.amplitude"),
+    *(*_NEVER, *_STUDENT, "augment", "student", "supervised", "evaluate", "pretrain.check_probe"),
+    *("teacher.also", "teacher.weights", "teacher.stored", "teacher.in_step"),
+    "data.simulated.amplitude",
   ),
   "supervised": (
     *(*_NEVER, *_STUDENT, "teacher", "pretrain"),
@@ -117,6 +129,8 @@ def run(
 ) -> dict[str, Any]:
   """Runs what is not done yet and writes the summary, the tables and the figures.
 
+  With several trials, all of them run under the first seed, and the chosen one under the others.
+
   Args:
     grid: cells and seeds.
     folder: work folder of the benchmark.
@@ -130,30 +144,44 @@ def run(
     DistillError: a cell's config that cannot be resolved, or a work folder of a single run, before
       anything runs; or no cell could be finished.
   """
-  jobs = [
-    (cell, seed, _config(cell, seed, overrides)) for seed in grid.seeds for cell in grid.cells
-  ]
+  jobs = [(cell, seed) for seed in grid.seeds for cell in grid.cells]
+  for cell, seed in jobs:
+    _config(cell, seed, overrides)  # what cannot be resolved stops before anything runs
   folder = Path(folder)
   if folder.is_file() or (folder / workdir.CONFIG).is_file():
     raise DistillError(f"{folder} is a file or a single run; choose another --workdir")
   results: dict[str, dict[int, Result]] = {}
   failed: dict[str, str] = {}
   done: list[tuple[dict[str, Any], Path]] = []
-  with tqdm(jobs, desc=f"benchmark {grid.name}", unit="cell") as bar:
-    for cell, seed, config in bar:
-      name = f"{cell.name}-seed{seed}"
-      bar.set_postfix_str(name)
-      place = folder / CELLS / name
-      try:
-        fresh = _finished(config, place) is None
-        made = _run(config, place, done) if fresh else report.load(place)
-        results.setdefault(cell.name, {})[seed] = result(config, place, made)
-      except Exception as error:  # whatever it is, hours of other cells must not be lost to it
-        failed[name] = _reason(error, place)
-        tqdm.write(f"{name}: FAILED: {failed[name]}", file=sys.stderr)
-        continue
-      done.append((_plain(config), place))
-      tqdm.write(f"{name}: {line(made)}{'' if fresh else ' (was there)'}", file=sys.stderr)
+
+  def finish(cell: Cell, seed: int, trial: float) -> Result | None:
+    """One run, made or found; None if it fails."""
+    name = f"{cell.name}{'' if trial == 1 else f'-rate{trial:g}'}-seed{seed}"
+    bar.set_postfix_str(name)
+    place, config = folder / CELLS / name, _config(cell, seed, overrides, trial)
+    try:
+      fresh = _finished(config, place) is None
+      made = _run(config, place, done) if fresh else report.load(place)
+      found = result(config, place, made, trial)
+    except Exception as error:  # whatever it is, hours of other cells must not be lost to it
+      failed[name] = _reason(error, place)
+      tqdm.write(f"{name}: FAILED: {failed[name]}", file=sys.stderr)
+      return None
+    finally:
+      bar.update()
+    done.append((_plain(config), place))
+    tqdm.write(f"{name}: {line(made)}{'' if fresh else ' (was there)'}", file=sys.stderr)
+    return found
+
+  trials = dict.fromkeys((cell.name for cell in grid.cells), grid.trials)
+  runs = len(jobs) + len(grid.cells) * (len(grid.trials) - 1)
+  with tqdm(total=runs, desc=f"benchmark {grid.name}", unit="run") as bar:
+    for cell, seed in jobs:
+      tried = {trial: finish(cell, seed, trial) for trial in trials[cell.name]}
+      best = chosen({trial: found for trial, found in tried.items() if found is not None})
+      if best is not None:
+        results.setdefault(cell.name, {})[seed] = best
+        trials[cell.name] = (best.trial,)
   if not results:
     raise DistillError(f"no cell could be finished; {_told(failed)}")
   summary = comparison.summarise(grid, results, failed)
@@ -209,7 +237,19 @@ def line(made: Mapping[str, Any]) -> str:
 # --- cells ----------------------------------------------------------------------------------------
 
 
-def _config(cell: Cell, seed: int, overrides: Sequence[str]) -> ConfigDict:
+def chosen(tried: Mapping[float, Result]) -> Result | None:
+  """The trial with the smallest error on validation people, which knows of the others; the first
+  where no error is known, None of none."""
+  errors = {trial: found.trials[trial] for trial, found in tried.items()}
+  if not errors:
+    return None
+  known = {trial: error for trial, error in errors.items() if np.isfinite(error)}
+  best = min(known, key=known.__getitem__) if known else next(iter(errors))
+  return dataclasses.replace(tried[best], trials=errors, trial=best)
+
+
+def _config(cell: Cell, seed: int, overrides: Sequence[str], trial: float = 1.0) -> ConfigDict:
+  """The config of a cell; a trial is a factor on the learning rate of what the cell is about."""
   words = [f"--config.{text}" for text in cell.overrides]
   try:
     config = configs.load(cell.config, [*words, *overrides])
@@ -217,6 +257,12 @@ def _config(cell: Cell, seed: int, overrides: Sequence[str]) -> ConfigDict:
     raise DistillError(f"cell {cell.name}: {error}") from error
   with config.unlocked():
     config.name, config.seed = cell.name, seed
+    sections = [config]  # of distillation, joint training and label distillation
+    if config.method == "rivals":
+      sections += [config.supervised]
+      sections += [config.pretrain] if config.pretrain.side == "student" else []
+    for section in sections:
+      section.optim.learning_rate *= trial
   return config
 
 
@@ -249,7 +295,12 @@ def _run(
 def _take_over(
   role: str, config: ConfigDict, place: Path, done: Sequence[tuple[dict[str, Any], Path]]
 ) -> None:
-  """Copies the model of one role from the first cell that decided it in the same way."""
+  """Copies the model of one role from the first cell that decided it in the same way.
+
+  A PPG encoder that learns together with the student depends on all that the student does.
+  """
+  if role == "teacher" and config.method == "joint":
+    return
   wanted = decides(role, _plain(config))
   for other, folder in done:
     if decides(role, other) != wanted:
@@ -312,13 +363,27 @@ def _told(failed: Mapping[str, str]) -> str:
 # --- what is taken from a cell's folder -----------------------------------------------------------
 
 
-def result(config: ConfigDict, place: Path, made: Mapping[str, Any]) -> Result:
+def result(config: ConfigDict, place: Path, made: Mapping[str, Any], trial: float = 1.0) -> Result:
   """What the comparison needs of a finished cell."""
   fold = place / f"fold{config.folds[0]}"
   lines = plots.read_metrics(_trained(fold) / "metrics.jsonl")
   losses = [[row["step"], row["val/loss"]] for row in lines if "val/loss" in row]
   maps = {name: atlas(fold / "embeddings" / name, config) for name in made["sets"]}
-  return Result(made, facts(fold, config), losses, {k: v for k, v in maps.items() if v})
+  atlases = {k: v for k, v in maps.items() if v}
+  trials = {trial: validation_error(made)}
+  return Result(made, facts(fold, config), losses, atlases, trials=trials, trial=trial)
+
+
+def validation_error(made: Mapping[str, Any]) -> float:
+  """Mean over sets and folds of the error on validation people of what a run is about.
+
+  Of the first target that a set is probed for; NaN where no report tells it.
+  """
+  errors = []
+  for one in made["sets"].values():
+    for table in list(one["probes"].values())[:1]:
+      errors.append(np.mean(table[comparison.subject(table)].get("validation_mae", np.nan)))
+  return float(np.mean(errors)) if errors else np.nan
 
 
 def facts(fold: Path, config: ConfigDict) -> dict[str, float | None]:

@@ -382,8 +382,20 @@ def _embed_outside(options: argparse.Namespace) -> None:
     _say(f"      distill retrieve --query={query} --gallery={gallery}")
 
 
+def _judged_file(path: str) -> Any:
+  """An embedding file; people whom its model has seen are told, for they make it look good."""
+  from distill import embeddings
+
+  table = embeddings.load(path, strict=True)
+  seen = table.columns.get("seen")
+  if seen is not None and seen.any():
+    told = f"{path}: the model has seen the people of {int(seen.sum())} of {len(table)} windows"
+    print(f"{told} in training (column seen)", file=sys.stderr)  # noqa: T201
+  return table
+
+
 def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
-  from distill import embeddings, report, retrieval
+  from distill import report, retrieval
 
   if options.workdir:
     sets = report.load(options.workdir)["sets"]
@@ -391,7 +403,11 @@ def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
       name: {part: one.get(part, {}) for part in retrieval.PARTS} for name, one in sets.items()
     }
   elif options.query and options.gallery:
-    pair = (embeddings.load(options.query), embeddings.load(options.gallery))
+    if not options.window_s > 0:
+      raise DistillError(
+        f"--window-s is {options.window_s:g}; give the length of a window, seconds"
+      )
+    pair = (_judged_file(options.query), _judged_file(options.gallery))
     judged = retrieval.retrieve([pair], window_s=options.window_s, force=options.force)
     found = {pathlib.Path(options.query).stem: judged}
   else:
@@ -406,7 +422,7 @@ def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _probe(options: argparse.Namespace, _: list[str]) -> None:
-  from distill import embeddings, evaluate, report
+  from distill import evaluate, report
 
   target = options.target
   if options.workdir:
@@ -417,7 +433,7 @@ def _probe(options: argparse.Namespace, _: list[str]) -> None:
       hint = nearest(target, known)
       raise DistillError(f"{options.workdir} holds no probe of {target!r}{hint}")
   elif options.embeddings:
-    table = embeddings.load(options.embeddings)
+    table = _judged_file(options.embeddings)
     name = pathlib.Path(options.embeddings).stem
     found = {name: report.plain(evaluate.probe_table(table, target))}
   else:

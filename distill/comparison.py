@@ -69,9 +69,12 @@ class Grid:
     seeds: every cell is run under each.
     reference: the cell that the others are compared with, and that is shown closely.
     curves: figures along an axis.
+    trials: factors on the learning rate of every cell's model, the same for all cells. They are
+      tried under the first seed; the one with the smallest error on validation people is run under
+      the others and shown.
 
   Raises:
-    DistillError: no cell or seed, a name that is used twice or that no cell has.
+    DistillError: no cell, seed or trial, a name that is used twice or that no cell has.
   """
 
   name: str
@@ -79,6 +82,7 @@ class Grid:
   seeds: tuple[int, ...]
   reference: str
   curves: tuple[Curve, ...] = ()
+  trials: tuple[float, ...] = (1.0,)
 
   def __post_init__(self):
     names = [cell.name for cell in self.cells]
@@ -86,6 +90,11 @@ class Grid:
       raise DistillError(f"benchmark {self.name!r} needs at least one cell and one seed")
     if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
       raise DistillError(f"benchmark seeds are {self.seeds}; expected different whole numbers")
+    if len(set(self.trials)) < max(1, len(self.trials)) or not all(x > 0 for x in self.trials):
+      raise DistillError(
+        f"benchmark trials are {self.trials}; expected different factors above 0 on the learning"
+        " rate, such as (0.5, 1.0, 2.0)"
+      )
     for name in names:
       if names.count(name) > 1:
         raise DistillError(f"benchmark {self.name!r} has two cells named {name!r}")
@@ -111,12 +120,17 @@ class Result:
     facts: FACTS of its first fold; None where there is no such thing.
     losses: [steps, 2] step and validation loss of its subject's training, first fold.
     atlas: see `distill.benchmark.atlas`; empty if not made.
+    trials: factor on the learning rate -> error on validation people, of those that were tried
+      under this seed.
+    trial: the factor that was chosen.
   """
 
   report: Mapping[str, Any]
   facts: Mapping[str, float | None]
   losses: Sequence[Sequence[float]] = ()
   atlas: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  trials: Mapping[float, float] = dataclasses.field(default_factory=dict)
+  trial: float = 1.0
 
 
 def summarise(
@@ -131,11 +145,11 @@ def summarise(
 
   Returns:
     name, seeds, reference, simulated, failed, versions; cells: name -> {overrides, seeds, facts,
-    seconds, losses, sets: set -> part of a report averaged over seeds, with `differences` of the
-    cell's `subject` from each other model, seed_sd: set -> {target or "top1": SD over seeds of the
-    subject's}}; differences: set -> cell -> {target or "top1": {mae: {value, lo, hi}, relative,
-    n_participants}}, cell minus reference, paired by participant; curves: with x of every cell;
-    atlas: of the reference.
+    seconds, losses, trials, trial, sets: set -> part of a report averaged over seeds, with
+    `differences` of the cell's `subject` from each other model, seed_sd: set -> {target or "top1":
+    SD over seeds of the subject's}}; differences: set -> cell -> {target or "top1": {mae: {value,
+    lo, hi}, relative, n_participants}}, cell minus reference, paired by participant; curves: with
+    x of every cell; atlas: of the reference.
   """
   cells = {one.name: _cell(one, results[one.name]) for one in grid.cells if results.get(one.name)}
   configs = {name: next(iter(results[name].values())).report["config"] for name in cells}
@@ -173,6 +187,8 @@ def _cell(cell: Cell, results: Mapping[int, Result]) -> dict[str, Any]:
     "facts": first.facts,
     "seconds": sum(sum(one.report["timing"].values()) for one in results.values()),
     "losses": first.losses,
+    "trials": first.trials,
+    "trial": first.trial,
     "sets": sets,
     "seed_sd": {
       name: _seed_sd([one.report["sets"][name] for one in results.values()]) for name in sets

@@ -15,6 +15,7 @@ from distill import plots
 from distill.comparison import on_set, set_names, subject, targets_of
 from distill.plots import Plot, capital, marked, model_label, target_label
 from distill.retrieval import ACC_TO_PPG
+from distill.spec import TARGETS
 
 OWN = "the cell's model"
 # What stands in every figure, and its look; OWN is the subject of a cell, whatever it is.
@@ -44,6 +45,12 @@ def draw(summary: Mapping[str, Any]) -> list[Plot]:
       drawn += _set_plots(summary, name)
     drawn += _learning(summary)
   return drawn
+
+
+def _drawn(summary: Mapping[str, Any], set_name: str) -> list[str]:
+  """The targets that stand side by side in a figure: the main ones where there are any."""
+  targets = targets_of(summary, set_name)
+  return [target for target in targets if target in TARGETS] or targets
 
 
 def _set_plots(summary: Mapping[str, Any], set_name: str) -> Iterator[Plot]:
@@ -208,7 +215,7 @@ def _controls(axes: Axes, summary: Mapping[str, Any], cells: Mapping[str, Any]) 
 
 def _curve(summary: Mapping[str, Any], curve: Mapping[str, Any], set_name: str, mark: str) -> Plot:
   cells = on_set(summary, set_name)
-  targets = targets_of(summary, set_name)
+  targets = _drawn(summary, set_name)
   lines = {
     name: [point for point in points if point["cell"] in cells]
     for name, points in curve["lines"].items()
@@ -301,7 +308,7 @@ def _band(axes: Axes, x: Sequence[float], ends: Sequence[tuple[float, float]]) -
 def _label_efficiency(summary: Mapping[str, Any], set_name: str, mark: str) -> Plot:
   """MAE by share of the training people whose labels are used, a line for each cell's model."""
   cells = {name: one for name, one in on_set(summary, set_name).items() if one.get("by_share")}
-  targets = targets_of(summary, set_name)
+  targets = _drawn(summary, set_name)
   looks = _looks(summary, list(cells))
   width = max(3.6 * len(targets) + 0.4, 7.6)
   figure = Figure(figsize=(width, 4.4), layout="constrained")
@@ -375,10 +382,12 @@ def _learning(summary: Mapping[str, Any]) -> Iterator[Plot]:
   for name, points in losses.items():
     axes.plot(*zip(*points), label=name, **looks[name])
   axes.set_xlabel("step")
-  axes.set_ylabel("validation loss of the cell's model")
+  axes.set_ylabel("validation loss of the cell's model, each its own")
   axes.grid(axis="y")
   figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-  plots.headed(figure, "Learning curves, first seed and fold")
+  plots.headed(
+    figure, "Learning curves, first seed and fold: different losses have different scales"
+  )
   told = "; ".join(
     f"{name} {points[0][1]:.3g} to {min(value for _, value in points):.3g} at best"
     for name, points in losses.items()

@@ -1,11 +1,12 @@
 """Tables, Markdown and HTML of a benchmark, all made of one summary (`distill.comparison`)."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distill import plots, report
 from distill.comparison import FACTS, REFERENCES, on_set, set_names, subject, targets_of
-from distill.plots import CONTROL_LABELS, capital, model_label, ordered, target_label
+from distill.plots import CONTROL_LABELS, RHYTHM_LABELS, capital, model_label, ordered, target_label
 from distill.report import Table
 from distill.retrieval import ACC_TO_PPG
 
@@ -21,6 +22,9 @@ def set_tables(summary: Mapping[str, Any], set_name: str) -> Iterator[Table]:
   if searched:
     yield _retrieval_table(summary, set_name, searched)
   yield _motion_table(cells)
+  shown = cells.get(summary["reference"])
+  for table in report.group_tables(shown) if shown else ():
+    yield dataclasses.replace(table, title=f"{table.title}, {summary['reference']}", brief=(0,))
   if summary["differences"].get(set_name):
     yield _difference_table(summary, set_name)
 
@@ -52,6 +56,7 @@ def _error_table(summary, set_name: str, target: str, cells: Mapping[str, Any]) 
     "MAE is the mean over participants of their MAE, averaged over seeds, with a 95 % t interval"
     " over participants."
   )
+  note += report.pulse_note(target, "+".join(one["label_origin"] for one in _subjects(tables)))
   if circular:
     note += " The labels were made of the PPG: what reads the PPG is circular here."
   return Table(
@@ -61,6 +66,11 @@ def _error_table(summary, set_name: str, target: str, cells: Mapping[str, Any]) 
     note,
     brief=(0, 1, 2, 3, 4, 5),
   )
+
+
+def _subjects(tables: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+  """The row that each cell is about."""
+  yield from (table[subject(table)] for table in tables)
 
 
 def _rival_table(target: str, cells: Mapping[str, Any]) -> Table:
@@ -89,10 +99,13 @@ def _retrieval_table(summary, set_name: str, cells: Mapping[str, Any]) -> Table:
   controls = list(dict.fromkeys(name for one in cells.values() for name in one["controls"]))
   sizes = sorted({round(row["gallery"]) for one in cells.values()
                   for row in one["retrieval"][ACC_TO_PPG][:-1]})  # fmt: skip
+  beside = {name: _beside(one) for name, one in cells.items()}
+  others = list(dict.fromkeys(label for rows in beside.values() for label in rows))
   header = (
     *("cell", "candidates", "top-1 %", "95 %", "SD over seeds", "chance %", "top-10 %", "MRR"),
     *(f"top-1 % of {size}" for size in sizes),
     *(f"{CONTROL_LABELS.get(name, name)}: top-1 (chance) %" for name in controls),
+    *others,
   )
   rows = []
   for name, one in cells.items():
@@ -112,13 +125,25 @@ def _retrieval_table(summary, set_name: str, cells: Mapping[str, Any]) -> Table:
         number(whole["mrr"], 3),
         *(percent(by_size[size]["top1"]) if size in by_size else "" for size in sizes),
         *(_with_chance(row[0]) if row else "" for row in found),
+        *(beside[name].get(label, "") for label in others),
       )
     )
   note = (
     "Acceleration to PPG, cosine of projections, ties count against the model; the whole held-out"
-    " set first, then random galleries, then controls."
+    " set first, then random galleries, controls, what needs no learning and what knows the truth"
+    " (rhythms in galleries of their own, chance in brackets)."
   )
   return Table("Retrieval", header, rows, note, brief=(0, 1, 2, 3, 5, 6))
+
+
+def _beside(one: Mapping[str, Any]) -> dict[str, str]:
+  """Header -> cell, of the rival that has learnt nothing and of the oracles."""
+  found = {}
+  for name, some in one.get("rhythm", {}).items():
+    row = some["retrieval"][ACC_TO_PPG][-1]
+    found[f"{RHYTHM_LABELS[name]}: top-1 (chance) %"] = _with_chance(row)
+  found |= {f"{label}: top-1 %": percent(row["top1"]) for label, row in report.oracle_rows(one)}
+  return found
 
 
 def _with_chance(row: Mapping[str, Any]) -> str:
@@ -179,7 +204,7 @@ def cells_table(summary: Mapping[str, Any]) -> Table:
   """What each cell is: what it changes, its seeds, its size, its time."""
   header = (
     *("cell", "changes", "seeds", "training people", "training minutes", "student parameters"),
-    *("teacher parameters", "minutes of work"),
+    *("teacher parameters", "learning rate, times the config's", "minutes of work"),
   )
   rows = []
   for name, cell in summary["cells"].items():
@@ -189,6 +214,7 @@ def cells_table(summary: Mapping[str, Any]) -> Table:
         ", ".join(cell["overrides"]) or "none",
         " ".join(map(str, cell["seeds"])),
         *(number(cell["facts"].get(fact), 0) for fact in FACTS),
+        _trials(cell),
         number(cell["seconds"] / 60, 1),
       )
     )
@@ -197,7 +223,13 @@ def cells_table(summary: Mapping[str, Any]) -> Table:
     " that is the same in two cells is trained once, in the first of them, and its time is told"
     " there."
   )
-  return Table("The cells", header, rows, note, brief=(0, 2, 3, 4, 5, 7))
+  return Table("The cells", header, rows, note, brief=(0, 2, 3, 4, 5, 7, 8))
+
+
+def _trials(cell: Mapping[str, Any]) -> str:
+  """The factor on the learning rate, and the errors on validation people it was chosen by."""
+  tried = ", ".join(f"{float(one):g}: {number(error)}" for one, error in cell["trials"].items())
+  return f"{cell['trial']:g} of {tried}" if len(cell["trials"]) > 1 else f"{cell['trial']:g}"
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -222,6 +254,18 @@ def introduction(summary: Mapping[str, Any]) -> str:
     f"Benchmark {summary['name']}: {len(summary['cells'])} cells, seed{'s' if several else ''}"
     f" {seeds}. Every number is of people whom no model had seen."
     + ("" if several else " One seed: chance of the training is not in the intervals.")
+    + _tuning(summary)
+  )
+
+
+def _tuning(summary: Mapping[str, Any]) -> str:
+  """How many trials every cell had to be tuned."""
+  counts = {len(cell["trials"]) for cell in summary["cells"].values()}
+  if max(counts) <= 1:
+    return " No cell was tuned: each has the learning rate that its config gives."
+  return (
+    f" Every cell had {' or '.join(map(str, sorted(counts)))} trials: learning rates, chosen under"
+    " the first seed by the error on validation people in the first target."
   )
 
 

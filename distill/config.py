@@ -121,6 +121,8 @@ def base() -> ConfigDict:
   config.steps = 400
   config.batch_size = 128
   config.pair_coverage = 0.5  # of both signals that must be observed for a pair to be trained on
+  # A control: each window learns from the PPG of another window of the same participant.
+  config.shuffled_pairs = False
   config.head = ConfigDict({"hidden": 256, "dim": 64})
   config.loss = ConfigDict()
   config.loss.contrastive = 1.0
@@ -438,6 +440,11 @@ def _check_augment(config: ConfigDict) -> None:
   if config.teacher.in_step and config.method != "distil":
     raise DistillError(
       f"config.teacher.in_step is for distillation; with config.method={config.method} give False"
+    )
+  if config.shuffled_pairs and (config.teacher.in_step or config.method != "distil"):
+    raise DistillError(
+      "config.shuffled_pairs gives other windows' stored teacher embeddings; it needs"
+      " config.method=distil and config.teacher.in_step=False"
     )
   if config.augment.time_warp and config.method != "joint" and not config.teacher.in_step:
     raise DistillError(

@@ -1,14 +1,15 @@
-"""What the controls of retrieval need of the recordings: rhythms, and windows that start later.
+"""What the controls need of the recordings: rhythms, windows that start later, and wrists at rest.
 
-Both are made when a run's windows are embedded, so that judging needs no recordings.
+They are made when a run's windows are embedded, so that judging needs no recordings.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from distill import embeddings, rhythm
+from distill import calibration, embeddings, rhythm
 from distill.data import pipeline
 from distill.data.store import PreparedSet
 from distill.embeddings import EmbeddingTable
@@ -18,6 +19,7 @@ from distill.spec import ACC, PPG
 # Windows whose rhythm is ranked, of whole participants, and partners of each shift. Ours: enough
 # for intervals of a few per cent, and seconds to compute.
 RHYTHM_WINDOWS, SHIFTED_WINDOWS = 1200, 192
+REST_WINDOWS = 600  # that are looked at for wrists at rest
 # Shifts below a minute, which no two windows of a prepared set need be apart.
 SHIFTS_S = (0.25, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0)
 COLUMNS = ("participant", "recording", "t0_s", "hr_bpm", "motion_g")
@@ -59,6 +61,24 @@ def _whole_people(participant: np.ndarray, rows: np.ndarray, seed: int) -> np.nd
   first = np.cumsum(count[order]) <= RHYTHM_WINDOWS
   first[0] = True
   return rows[np.isin(code, order[first])]
+
+
+def rest(prepared: PreparedSet, rows: np.ndarray, *, seed: int) -> dict[str, Any]:
+  """How noisy wrists at rest are in some of the windows, and what signal processing finds there.
+
+  Returns:
+    Fields of `distill.calibration.Calibration`; nothing where the set is sampled too slowly or its
+    windows are too short to tell.
+  """
+  spec = prepared.specs[ACC]
+  if spec.rate_hz <= 2 * calibration.BAND_HZ[1] or spec.window_s < calibration.STRETCH_S:
+    return {}
+  size = min(REST_WINDOWS, len(rows))
+  rows = np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
+  found = calibration.calibrate(
+    prepared.windows(rows)[ACC], spec.rate_hz, prepared.index["hr_bpm"][rows]
+  )
+  return dataclasses.asdict(found)
 
 
 def shifted(

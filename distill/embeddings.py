@@ -9,6 +9,7 @@ projections of one aligned pair of heads, probes read embeddings.
 import dataclasses
 import json
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill.errors import DistillError
+from distill.errors import DistillError, nearest
 
 SPACES = ("embedding", "projection", "")
 VALID = "valid"  # column: False where too little was observed to embed the window
+NAMES = ("participant", "recording")  # columns that become text, whatever they are in a file
 _META = b"ppg2accel"
 
 
@@ -56,9 +58,8 @@ class EmbeddingTable:
 
   def __getitem__(self, name: str) -> np.ndarray:
     if name not in self.columns:
-      raise DistillError(
-        f"the embedding table has no column {name!r}; it has: {', '.join(sorted(self.columns))}"
-      )
+      hint = nearest(name, self.columns) if self.columns else "; it has no columns at all"
+      raise DistillError(f"the embedding table has no column {name!r}{hint}")
     return self.columns[name]
 
   @property
@@ -105,12 +106,16 @@ def save(table: EmbeddingTable, path: str | pathlib.Path) -> None:
   partial.replace(path)
 
 
-def load(path: str | pathlib.Path) -> EmbeddingTable:
+def load(path: str | pathlib.Path, *, strict: bool = False) -> EmbeddingTable:
   """Reads an embedding file from any program.
 
+  Args:
+    path: of the file.
+    strict: refuse vectors that are not finite where no column `valid` says that they are none.
+
   Raises:
-    DistillError: no such file, neither NPZ nor Parquet, no `embedding` column, or columns of
-      different lengths.
+    DistillError: no such file, neither NPZ nor Parquet, no `embedding` column, columns of different
+      lengths, a row without its participant, or times that are none.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -118,14 +123,29 @@ def load(path: str | pathlib.Path) -> EmbeddingTable:
   if path.suffix not in (".npz", ".parquet"):
     raise DistillError(f"{path} is neither .npz nor .parquet")
   try:
-    return _load_npz(path) if path.suffix == ".npz" else _load_parquet(path)
+    table = _load_npz(path) if path.suffix == ".npz" else _load_parquet(path)
+    if strict:
+      _check_finite(table)
+    return table
   except DistillError as error:
     raise DistillError(f"{path}: {error}") from error
   except (OSError, ValueError, EOFError, pa.ArrowException) as error:
     raise DistillError(f"{path} cannot be read as {path.suffix}: {error}") from error
 
 
+def _check_finite(table: EmbeddingTable) -> None:
+  marked = np.asarray(table.columns.get(VALID, np.ones(len(table), bool)), bool)
+  bad = np.flatnonzero(marked & ~np.isfinite(table.embedding).all(axis=1))
+  if len(bad):
+    raise DistillError(
+      f"{len(bad)} of {len(table)} embeddings hold NaN or infinity (first: row {bad[0]}); leave"
+      f" these rows out, of both files of a pair, or mark them False in a column {VALID!r}"
+    )
+
+
 def _load_npz(path: pathlib.Path) -> EmbeddingTable:
+  if not zipfile.is_zipfile(path):
+    raise DistillError("is no NPZ file; write one with numpy.savez, or Parquet")
   with np.load(path, allow_pickle=False) as file:
     arrays = {name: file[name] for name in file.files}
   return _table(arrays, str(arrays.pop("space", "")), str(arrays.pop("pair", "")))
@@ -138,16 +158,47 @@ def _load_parquet(path: pathlib.Path) -> EmbeddingTable:
   for name in stored.column_names:
     column = stored[name].combine_chunks()
     if name == "embedding":
-      rows = column.to_numpy(zero_copy_only=False)
-      arrays[name] = np.stack(rows) if len(rows) else np.empty((0, 0))
+      arrays[name] = _stacked(column.to_numpy(zero_copy_only=False))
     else:
       values = column.to_numpy(zero_copy_only=False)
-      arrays[name] = values.astype(str) if values.dtype == object else values
+      arrays[name] = _text(values) if values.dtype == object else values
   return _table(arrays, meta.get("space", ""), meta.get("pair", ""))
+
+
+def _stacked(rows: np.ndarray) -> np.ndarray:
+  """[n, dim] of the lists of a column."""
+  if not len(rows):
+    return np.empty((0, 0))
+  sizes = sorted({-1 if row is None else np.size(row) for row in rows})
+  if len(sizes) > 1:
+    raise DistillError(
+      "every row of 'embedding' must be a list of the same length, found"
+      f" {', '.join('none' if size < 0 else str(size) for size in sizes)}"
+    )
+  return np.stack(list(rows))
+
+
+def _text(values: np.ndarray) -> np.ndarray:
+  """Names as text, "" where there is none."""
+  return np.array(["" if value is None or value != value else str(value) for value in values], str)
+
+
+def _seconds(values: np.ndarray) -> np.ndarray:
+  """Times in seconds; dates become Unix time."""
+  if values.dtype.kind == "M":
+    values = values.astype("datetime64[us]").astype(np.float64) / 1e6
+  if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+    raise DistillError("column 't0_s' must hold seconds in every row, as numbers or dates")
+  return values
 
 
 def _table(arrays: dict[str, np.ndarray], space: str, pair: str) -> EmbeddingTable:
   if "embedding" not in arrays:
     raise DistillError(f"no column 'embedding'; found: {', '.join(sorted(arrays)) or 'nothing'}")
   embedding = arrays.pop("embedding").astype(np.float32)
+  arrays |= {name: _text(arrays[name]) for name in NAMES if name in arrays}
+  arrays |= {name: _seconds(arrays[name]) for name in ("t0_s",) if name in arrays}
+  nobody = int(np.sum(arrays.get("participant", np.zeros(0, str)) == ""))
+  if nobody:
+    raise DistillError(f"{nobody} rows have no participant; judging needs to know whose they are")
   return EmbeddingTable(embedding, arrays, space, pair)

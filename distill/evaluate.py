@@ -50,6 +50,7 @@ class FoldTables:
       some test windows, row by row the same.
     window_s: length of a window, seconds.
     simulated: the recordings are simulated.
+    rest: what some test windows say of wrists at rest, as `distill.controls.rest` returns it.
   """
 
   embeddings: Mapping[str, EmbeddingTable]
@@ -59,6 +60,7 @@ class FoldTables:
   rhythms: Mapping[str, EmbeddingTable] = dataclasses.field(default_factory=dict)
   window_s: float = 60.0
   simulated: bool = False
+  rest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def columns(self) -> Mapping[str, np.ndarray]:
@@ -83,7 +85,7 @@ class Settings(retrieval.Settings):
   """
 
   targets: tuple[str, ...] = TARGETS
-  also: tuple[str, ...] = ("pnn50",)
+  also: tuple[str, ...] = ("pnn50", "sdnn_detrended_ms")
   classes: tuple[str, ...] = ("activity", "stress", "mood", "arrhythmia")
   traits: tuple[str, ...] = ("age", "sex", "bmi")
   groups: tuple[str, ...] = ("age", "sex", "skin_tone", "label_origin")
@@ -141,9 +143,9 @@ def evaluate(
     settings: what is asked.
 
   Returns:
-    set name -> {simulated, folds, windows, retrieval, controls, by_motion, oracles, shift_curve,
-    probes, differences, people, scatter, skipped, by_share}; report.schema.json lays down each of
-    them.
+    set name -> {simulated, folds, windows, rest, retrieval, controls, by_motion, oracles,
+    shift_curve, probes, differences, people, scatter, skipped, by_share}; report.schema.json lays
+    down each of them.
     Numbers that do not exist are NaN (null in the file).
 
   Raises:
@@ -227,6 +229,8 @@ def probe_table(
   columns.setdefault("t0_s", np.zeros(n))
   if "split" in columns:
     parts = [columns["split"]]
+    if unknown := sorted(set(parts[0].tolist()) - set(PARTS)):
+      raise DistillError(f"column 'split' holds {unknown[0]!r}; expected {', '.join(PARTS)}")
   else:
     assigned = splits.assign(sorted(set(participant.tolist())), folds)
     parts = [assigned.split(k).part_of(participant) for k in range(folds)]
@@ -261,6 +265,7 @@ def _evaluate_set(name: str, folds: Sequence[FoldTables], settings: Settings) ->
     "simulated": any(fold.simulated for fold in folds),
     "folds": len(folds),
     "windows": _windows(folds, settings),
+    "rest": _rest(folds),
     **_retrieval(folds, settings),
     "effective_rank": _effective_ranks(folds),
     **{part: {} for part in ("probes", "differences", "scatter", "skipped")},
@@ -401,6 +406,26 @@ def _counts(columns: Mapping[str, np.ndarray], rows: np.ndarray, settings: Setti
   return counts
 
 
+def _rest(folds: Sequence[FoldTables]) -> dict[str, Any]:
+  """Counts summed over folds, the other figures averaged by what they were counted on."""
+  found = [fold.rest for fold in folds if fold.rest]
+  if not found:
+    return {}
+  counts = {name: [one[name] for one in found] for name in ("stretches", "windows")}
+
+  def mean(name: str, count: str) -> Any:
+    known = [(one[name], n) for one, n in zip(found, counts[count], strict=True) if n]
+    values, weights = zip(*known, strict=True) if known else ([np.nan], [1])
+    return np.average(values, axis=0, weights=weights)
+
+  rates = ("hr_mae_bpm", "hr_close", "hr_mean_mae_bpm")
+  return {
+    **{name: sum(some) for name, some in counts.items()},
+    "in_band_mg": mean("in_band_mg", "stretches"),
+    **{name: mean(name, "windows") for name in rates},
+  }
+
+
 def _part(fold: FoldTables, part: str) -> dict[str, np.ndarray]:
   rows = fold.columns["split"] == part
   return {name: column[rows] for name, column in fold.columns.items()}
@@ -513,8 +538,10 @@ def _predict(fold: FoldTables, target: str, settings: Settings) -> _Scored | Non
       heads["ridge"] = _ridge(fold.embeddings[model], rows, target, settings)
     if model in direct:
       heads["own_head"] = _own_head(direct[model], columns[target], rows)
-    head = _better_on_validation(heads, columns, rows["validation"], target)
-    predicted[model], notes[model] = heads[head].test, {"head": head, **heads[head].notes}
+    errors = _on_validation(heads, columns, rows["validation"], target)
+    head = min(errors, key=errors.__getitem__)
+    predicted[model] = heads[head].test
+    notes[model] = {"head": head, "validation_mae": errors[head], **heads[head].notes}
     error = np.abs(heads[head].validation - columns[target][held])
     width = agreement.conformal_width(error, columns["participant"][held])
     widths[model] = np.full(len(true), width)
@@ -549,15 +576,14 @@ def _own_head(values: np.ndarray, labels: np.ndarray, rows) -> _Head:
   return _Head(filled[rows["validation"]], filled[rows["test"]], {"declined": declined})
 
 
-def _better_on_validation(heads: Mapping[str, _Head], columns, rows, target: str) -> str:
-  """Name of the head with the smallest error on validation people."""
-  errors = {
+def _on_validation(heads: Mapping[str, _Head], columns, rows, target: str) -> dict[str, float]:
+  """Head -> mean over validation people of their MAE."""
+  return {
     name: statistics.over_participants(
       np.abs(head.validation - columns[target][rows]), columns["participant"][rows]
     ).value
     for name, head in heads.items()
   }
-  return min(errors, key=errors.__getitem__)
 
 
 def _pool(parts: Sequence[_Scored]) -> _Scored:

@@ -44,6 +44,7 @@ TARGET_LABELS = {
   "sdnn_ms": ("SDNN", "ms"),
   "rmssd_ms": ("RMSSD", "ms"),
   "pnn50": ("pNN50", "%"),
+  "sdnn_detrended_ms": ("SDNN, detrended", "ms"),
   "age": ("age", "years"),
   "bmi": ("BMI", "kg/m²"),
 }
@@ -170,8 +171,8 @@ def headed(figure: Figure, text: str) -> None:
 
 
 def capital(text: str) -> str:
-  """The text with a capital first letter, the rest as it is."""
-  return text[:1].upper() + text[1:]
+  """The text with a capital first letter, the rest as it is; pNN50 stays what it is."""
+  return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def ends(row: Mapping[str, Any], value: float) -> tuple[float, float]:
@@ -266,6 +267,11 @@ def _retrieval(set_name: str, mark: str, one: Mapping[str, Any]) -> Plot:
       f" {capital(CONTROL_LABELS[control])}: {percent(row['top1'])}, chance"
       f" {percent(row['chance_top1'])}."
     )
+  if curves:
+    shifts = "; ".join(
+      f"{duration(row['shift_s'])} {percent(row['top1'])}" for row in curves[ACC_TO_PPG]
+    )
+    alt += f" Partner that starts later, top-1: {shifts}."
   for name, some in one.get("rhythm", {}).items():
     rows = some["retrieval"][ACC_TO_PPG]
     values = "; ".join(f"{r['gallery']:.0f} windows {percent(r['top1'])}" for r in rows)
@@ -327,7 +333,7 @@ def _shifts(axes: Axes, one: Mapping[str, Any]) -> None:
   chance = rows[0]["chance_top1"]
   axes.axhline(10 * chance, color=MID, linestyle=":", linewidth=1.2, label="chance, top-10")
   axes.axhline(chance, color=INK, linestyle=":", linewidth=1.2, label="chance, top-1")
-  axes.set_xticks(place, [_duration(row["shift_s"]) for row in rows], fontsize=8)
+  axes.set_xticks(place, [duration(row["shift_s"]) for row in rows], fontsize=8)
   share_axis(axes)
   axes.set_xlabel("acceleration to PPG that starts later by")
   axes.grid(axis="y")
@@ -345,7 +351,8 @@ def _legend_below(axes: Axes) -> None:
   axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16), labelspacing=0.35)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+  """Text of a length of time."""
   return f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} min"
 
 
@@ -389,6 +396,8 @@ def agreement(
       f"{name}: {value:+.1f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 5),
       textcoords="offset points", ha="right", fontsize=9, bbox=_BEHIND,
     )  # fmt: skip
+  low, high = right.get_ylim()
+  right.set_ylim(low, high + 0.07 * (high - low))  # space for the uppermost line's name
   right.set_xlabel(f"mean of true and predicted {label}, {unit}")
   right.set_ylabel(f"predicted - true, {unit}")
   right.set_title("Bland-Altman, SD between and within people")

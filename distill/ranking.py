@@ -6,6 +6,7 @@ of; `distill.retrieval` chooses the queries, the galleries and the controls.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +21,9 @@ TOP = (1, 3, 5, 10)
 # Cosines of float32 unit vectors carry rounding of about 1e-7, and that depends on how the product
 # is blocked. Candidates closer than this to the partner cannot be told from it: they are ties.
 TIE = 1e-6
-# (queries, gallery) rows of one product. On a processor 8 MB stay in its cache between the product
-# and the count; an accelerator wants few and large calls: 512 MB.
-CPU_BLOCK, ACCELERATOR_BLOCK = (1024, 2048), (8192, 16384)
+# (queries, gallery) rows of one product. On a processor 2 MB stay in a core's own cache between the
+# product and the count; an accelerator wants few and large calls: 512 MB.
+CPU_BLOCK, ACCELERATOR_BLOCK = (512, 1024), (8192, 16384)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,7 @@ def ranks(
   ]
   tolerances = jnp.asarray(same[2]), jnp.asarray(other[2])
   rank, candidates = np.empty(n, np.int64), np.empty(n, np.int64)
+  plain = only is None and without is None
   for start in range(0, n, rows[0]):
     part = slice(start, start + rows[0])
     beside = outside[part] if partners is not None else gallery[partner[part]]
@@ -144,10 +146,12 @@ def ranks(
     )
     seen = jnp.stack([jnp.asarray(_padded(view[part], rows[0], 0)) for view in views])
     counts = jnp.zeros((2, rows[0]), jnp.int32)
-    for candidate in blocks:
-      counts = _counted(counts, seen, query, candidate, tolerances)
+    # Blocks with a partner, who does not count; under a condition every block is looked at alike.
+    holds = set((partner[part] // rows[1]).tolist() if plain else range(len(blocks)))
+    for k, candidate in enumerate(blocks):
+      counts = _counted(counts, seen, query, candidate, tolerances, k in holds)
     rank[part], candidates[part] = 1 + np.asarray(counts)[:, : len(near)]
-  if only is None and without is None:
+  if plain:
     candidates[:] = m if partners is None else m + 1
   return rank, candidates
 
@@ -157,39 +161,42 @@ def default_block() -> tuple[int, int]:
   return CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
 
 
-@jax.jit
-def _counted(counts, views, query, candidate, tolerances) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=5)
+def _counted(counts, views, query, candidate, tolerances, partners: bool) -> jax.Array:
   """`counts` with those of one block: ([queries] as near as the partner, [queries] candidates).
 
-  Without conditions every row is a candidate, and the second count is left to the caller: it would
-  take as long as the first.
+  Gallery rows come first in what is counted, so that a processor adds whole rows of queries at a
+  time. Without conditions every row is a candidate, and the second count is left to the caller: it
+  would take as long as the first. `partners`: whether the block holds one of the queries' own.
   """
   near, partner, same, other = query
   others, index, same_of, other_of = candidate
-  cosine = _cosine(views[0], others)
+  cosine = _cosine(others, views[0])
   if len(views) > 1:
     cosine = jax.lax.fori_loop(
-      1, len(views), lambda k, best: jnp.maximum(best, _cosine(views[k], others)), cosine
+      1, len(views), lambda k, best: jnp.maximum(best, _cosine(others, views[k])), cosine
     )
-  met = index[None, :] != partner[:, None]
-  ahead = cosine >= near[:, None] - TIE
+  ahead = cosine >= near[None, :] - TIE
+  if not (partners or same.shape[1] or other.shape[1]):
+    return counts.at[0].add(jnp.sum(ahead, axis=0, dtype=jnp.int32))
+  met = index[:, None] != partner[None, :]
   if not (same.shape[1] or other.shape[1]):
-    return counts.at[0].add(jnp.sum(ahead & met, axis=1, dtype=jnp.int32))
-  met &= index[None, :] >= 0
+    return counts.at[0].add(jnp.sum(ahead & met, axis=0, dtype=jnp.int32))
+  met &= index[:, None] >= 0
   if same.shape[1]:
-    met &= _agree(same, same_of, tolerances[0])
+    met &= _agree(same_of, same, tolerances[0])
   if other.shape[1]:
-    met &= ~_agree(other, other_of, tolerances[1])
-  return counts + jnp.stack([jnp.sum(x, axis=1, dtype=jnp.int32) for x in (ahead & met, met)])
+    met &= ~_agree(other_of, other, tolerances[1])
+  return counts + jnp.stack([jnp.sum(x, axis=0, dtype=jnp.int32) for x in (ahead & met, met)])
 
 
-def _cosine(queries: jax.Array, others: jax.Array) -> jax.Array:
-  return jnp.matmul(queries, others.T, precision=jax.lax.Precision.HIGHEST)
+def _cosine(others: jax.Array, queries: jax.Array) -> jax.Array:
+  return jnp.matmul(others, queries.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def _agree(values: jax.Array, others: jax.Array, tolerance: jax.Array) -> jax.Array:
-  """[queries, gallery] bool; True everywhere when there are no features."""
-  distance = jnp.abs(values[:, None, :] - others[None, :, :])
+def _agree(others: jax.Array, values: jax.Array, tolerance: jax.Array) -> jax.Array:
+  """[gallery, queries] bool; True everywhere when there are no features."""
+  distance = jnp.abs(others[:, None, :] - values[None, :, :])
   return jnp.all(distance <= tolerance[None, None, :], axis=-1)
 
 

@@ -280,14 +280,15 @@ def _train(
     for teacher in teachers:
       own = {name: one[:, : teacher.dim] for name, one in vectors[teacher.name].items()}
       _check_probe(config, fold, own, teacher.name)
-  parts = {part: _taught(fold, config, part, vectors) for part in ("train", "validation")}
-  targets = {
-    part: {
-      name: np.concatenate([found[rows.prepared.name][rows.rows] for rows in parts[part]])
+  parts: dict[str, list[pipeline.Rows]] = {}
+  targets: dict[str, dict[str, np.ndarray]] = {}
+  for part in ("train", "validation"):
+    taught = [_partners(config, rows) for rows in _taught(fold, config, part, vectors)]
+    parts[part] = [rows for rows, _ in taught]
+    targets[part] = {
+      name: np.concatenate([found[rows.prepared.name][partner] for rows, partner in taught])
       for name, found in vectors.items()
     }
-    for part in parts
-  }
   embeddings = [targets["train"][teacher.name][:, : teacher.dim] for teacher in teachers]
   scales = [(one.mean(axis=0), np.maximum(one.std(axis=0), 1e-6)) for one in embeddings]
   objective = _distillation(config, teachers, scales)
@@ -347,6 +348,19 @@ def _taught(fold: Fold, config: ConfigDict, part: str, vectors: Vectors) -> list
   if not sum(map(len, found)):
     raise DistillError(f"no usable {part} window has a vector of every teacher")
   return found
+
+
+def _partners(config: ConfigDict, rows: pipeline.Rows) -> tuple[pipeline.Rows, np.ndarray]:
+  """The windows to train on, and the rows of the PPG windows that are their partners."""
+  if not config.shuffled_pairs:
+    return rows, rows.rows
+  kept, partner = pairs.shuffled(rows, seed=config.seed)
+  if not len(kept):
+    raise DistillError(
+      f"no participant of {rows.prepared.name} has two windows that do not overlap: there is"
+      " nothing to shuffle; give config.shuffled_pairs=False"
+    )
+  return kept, partner
 
 
 def _distillation(

@@ -33,9 +33,11 @@ STRETCH = 8 * BATCH  # windows in memory at a time
 TABLE = "table.json"
 # Columns of a prepared set that travel with its embeddings.
 COLUMNS = (
-  *("participant", "recording", "t0_s", "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50", "activity"),
+  *("participant", "recording", "t0_s", "hr_bpm", "sdnn_ms", "rmssd_ms", "pnn50"),
+  *("sdnn_detrended_ms", "activity"),
   *ERRORS.values(),
-  *("age", "sex", "bmi", "motion_g", "complete", "ppg_usable", "hr_origin", "hrv_origin"),
+  *("age", "sex", "bmi", "skin_tone", "motion_g", "complete", "ppg_usable"),
+  *("hr_origin", "hrv_origin"),
 )
 
 CADENCE = "cadence_hz"  # of every window of acceleration, steps or not
@@ -125,6 +127,7 @@ def write(
       "projections": sorted(projections),
     }
     held, seed = order[split == "test"], config.evaluate.seed
+    fields["rest"] = controls.rest(prepared, held, seed=seed)
     more = {
       "rhythm": controls.rhythms(prepared, held, seed=seed) if distilled else {},
       "shifted": controls.shifted(prepared, held, sides, pair=pair, seed=seed),
@@ -325,6 +328,7 @@ def read(folder: pathlib.Path) -> FoldTables:
     rhythms=_read_more(folder, fields, "rhythm"),
     window_s=fields["window_s"],
     simulated=fields["simulated"],
+    rest=fields.get("rest", {}),
   )
 
 

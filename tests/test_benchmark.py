@@ -1,13 +1,15 @@
 """distill benchmark: cells run once, share what is the same, fail alone, and are told."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 
-from distill import benchmark, cli, models, stages
+from distill import benchmark, cli, embeddings, models, probes, stages
 from distill import config as configs
-from distill.comparison import Cell, Grid
+from distill.comparison import Cell, Grid, Result
 from distill.errors import DistillError
 from tests import runs
 from tests.conftest import ROOT
@@ -138,6 +140,9 @@ def test_what_nothing_tells_apart_is_taken_over(place, words, tmp_path):
     ("pretrain.steps=9", {"supervised"}),
     ("teacher.width=16", {"supervised"}),
     ("evaluate.targets=('hr_bpm',)", {"teacher"}),
+    ("augment.noise=0.25", {"teacher"}),
+    ("teacher.in_step=True", {"teacher", "supervised"}),
+    ("shuffled_pairs=True", {"teacher", "supervised"}),
     ("data.train_people=3", set()),
     ("data.simulated.device=e4", set()),
     ("seed=3", set()),
@@ -155,6 +160,88 @@ def test_what_decides_a_training(change, shared):
   assert same == shared
 
 
+def test_what_learns_together_is_not_taken_over(place, words, tmp_path):
+  first = place / "cells" / "first-seed0"
+  config = benchmark._config(
+    Cell("joint", SMOKE, ("method=joint", "loss.regression=0.0")), 0, words
+  )
+  done = [(json.loads(configs.to_json(config)), first)]
+  benchmark._take_over("teacher", config, tmp_path, done)
+  assert not (tmp_path / "fold0").exists()
+
+
+# --- trials ---------------------------------------------------------------------------------------
+
+
+def test_rivals_have_the_budget_of_distillation_and_the_same_trials():
+  grid = benchmark.load(f"{ROOT}/configs/benchmark.py")
+  reference = benchmark._config(grid.cells[0], 0, [])
+  assert grid.trials == (0.5, 1.0, 2.0)
+  for cell in grid.cells:
+    for trial in grid.trials:
+      config = benchmark._config(cell, 0, [], trial)
+      rival = config.method == "rivals"
+      pretrained = rival and config.pretrain.side == "student"
+      trained = config.supervised if rival and config.supervised.shares else config
+      trained = config.pretrain if pretrained else trained
+      assert (trained.steps, trained.batch_size) == (reference.steps, reference.batch_size)
+      assert trained.optim.learning_rate == trial * reference.optim.learning_rate
+      assert trained.optim.weight_decay == reference.optim.weight_decay
+      if not rival:  # the teacher and the supervised student beside it are the same in all trials
+        assert config.pretrain == benchmark._config(cell, 0, []).pretrain
+        assert config.supervised == benchmark._config(cell, 0, []).supervised
+
+
+def test_the_trial_that_is_best_on_validation_people_is_shown(grid, words, tmp_path, monkeypatch):
+  """Under the first seed all trials run, under the others the chosen one."""
+  ran = []
+  errors = {1e-3: 9.0, 2e-3: 8.0, 4e-3: 7.0}  # of learning rates
+
+  def run(config, folder):
+    ran.append(folder.name)
+    if config.name == "second" and config.optim.learning_rate == 4e-3:
+      raise ZeroDivisionError
+    return {"sets": {}, "timing": {}, "config": {}, "error": errors[config.optim.learning_rate]}
+
+  def result(_config, _place, made, trial):
+    return Result(made, {}, trials={trial: made["error"]}, trial=trial)
+
+  told = {}
+  monkeypatch.setattr(benchmark, "_run", lambda config, place, _: run(config, place))
+  monkeypatch.setattr(benchmark, "result", result)
+  monkeypatch.setattr(benchmark, "write", lambda *_: None)
+  monkeypatch.setattr(
+    benchmark.comparison, "summarise", lambda _, results, failed: told.update(results) or failed
+  )
+  tuned = dataclasses.replace(grid, cells=CELLS[:2], seeds=(0, 1), trials=(0.5, 1.0, 2.0))
+  failed = benchmark.run(tuned, tmp_path / "b", overrides=words)
+  assert ran == [
+    *("first-rate0.5-seed0", "first-seed0", "first-rate2-seed0"),
+    *("second-rate0.5-seed0", "second-seed0", "second-rate2-seed0"),
+    *("first-rate2-seed1", "second-seed1"),
+  ]
+  assert list(failed) == ["second-rate2-seed0"]
+  assert told["first"][0].trials == {0.5: 9.0, 1.0: 8.0, 2.0: 7.0}
+  assert [told[name][seed].trial for name in told for seed in (0, 1)] == [2.0, 2.0, 1.0, 1.0]
+
+
+def test_the_error_on_validation_people_is_that_of_the_ridge_that_was_chosen(place):
+  made = json.loads((place / "cells" / "first-seed0" / "report.json").read_text())
+  row = made["sets"]["simulated"]["probes"]["hr_bpm"]["student"]
+  assert benchmark.validation_error(made) == row["validation_mae"]
+  table = embeddings.load(place / "cells/first-seed0/fold0/embeddings/simulated/student.parquet")
+  train, held = (
+    table.where((table["split"] == part) & np.isfinite(table["hr_bpm"]))
+    for part in ("train", "validation")
+  )
+  model = probes.fit(train, held, "hr_bpm", made["config"]["evaluate"]["alphas"])
+  error = np.abs(model.predict(held.embedding) - held["hr_bpm"])
+  means = [error[held["participant"] == who].mean() for who in set(held["participant"])]
+  assert row["validation_mae"] == pytest.approx(np.mean(means), rel=1e-6)
+  del row["validation_mae"]
+  assert np.isnan(benchmark.validation_error(made))
+
+
 def test_a_fault_of_one_cell_does_not_end_the_others(grid, words, tmp_path, monkeypatch, capsys):
   def fails(_config, folder):
     raise ZeroDivisionError(f"in {folder.name}\nsecond line")
@@ -169,7 +256,10 @@ def test_a_fault_of_one_cell_does_not_end_the_others(grid, words, tmp_path, monk
   assert "second line" in kept
 
 
-@pytest.mark.parametrize("variant", ["", "small", "scaling", "wrists", "smoke"])
+VARIANTS = ("", "small", "ablations", "ablations_small", "gallery", "scaling", "wrists", "smoke")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_shipped_grids_name_configs_that_can_be_resolved(variant):
   grid = benchmark.load(f"{ROOT}/configs/benchmark.py:{variant}".rstrip(":"))
   made = [configs.to_json(benchmark._config(cell, 0, [])) for cell in grid.cells]

@@ -1,10 +1,13 @@
 """The command: what goes wrong ends in one line and exit code 2, what goes well in clean output."""
 
 import json
+import re
 import shutil
 
 import jsonschema
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from distill import cli, embeddings, models, report
@@ -388,6 +391,97 @@ def test_embedding_files_that_cannot_be_used(refused, files, tmp_path):
   assert "no column 'hr_bpm'" in refused("probe", f"--embeddings={tmp_path}/bare.npz")
   words = ("probe", f"--embeddings={files}/student.npz", "--target=mood")
   assert "no column 'mood'" in refused(*words)
+
+
+def _foreign(folder, name, **columns):
+  """A file as another program might write it: ten people of six windows."""
+  rng = np.random.default_rng(0)
+  vectors = rng.normal(size=(60, 8)).astype(np.float32)
+  given = {"embedding": vectors, "participant": np.repeat(np.arange(10), 6)}
+  given |= {"hr_bpm": 60 + 5 * vectors[:, 0], **columns}
+  path = folder / name
+  if path.suffix == ".npz":
+    np.savez(path, **given)
+  else:
+    given["embedding"] = list(given["embedding"])
+    pq.write_table(pa.table({key: pa.array(value) for key, value in given.items()}), path)
+  return path
+
+
+def _but(values, row, value):
+  changed = np.array(values, dtype=None if not isinstance(value, str) else "U10")
+  changed[row] = value
+  return changed
+
+
+VECTORS = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+TEN = np.repeat(np.arange(10), 6)
+SPLIT = np.repeat(["train"] * 6 + ["validation"] * 2 + ["test"] * 2, 6)
+
+
+@pytest.mark.parametrize(
+  ("name", "columns", "message"),
+  [
+    ("a.npz", {"embedding": _but(VECTORS, (3, 2), np.nan)}, r"1 of 60 .* \(first: row 3\)"),
+    ("a.npz", {"embedding": _but(VECTORS, (4, 0), np.inf)}, "hold NaN or infinity"),
+    ("a.npz", {"embedding": VECTORS[:, 0]}, r"embedding must be \[n, dim\]"),
+    ("a.npz", {"embedding": VECTORS[:0]}, "one value for each embedding"),
+    ("a.npz", {"participant": np.arange(3)}, "one value for each embedding"),
+    ("a.npz", {"participant": _but(TEN.astype(float), 5, np.nan)}, "1 rows have no participant"),
+    ("a.npz", {"split": _but(SPLIT, 0, "test")}, "'0' stands in both train and test"),
+    ("a.npz", {"split": _but(SPLIT, 0, "val")}, "column 'split' holds 'val'; expected train, "),
+    ("a.npz", {"hr_bpm": np.full(60, np.nan)}, "no fold has labelled"),
+    ("a.npz", {"t0_s": np.full(60, "noon")}, "column 't0_s' must hold seconds"),
+    ("a.parquet", {"embedding": [[1.0], [1.0, 2.0]] * 30}, "of the same length, found 1, 2"),
+    ("a.parquet", {"embedding": [None, [1.0, 2.0]] * 30}, "of the same length, found none, 2"),
+    ("a.parquet", {"participant": [None, "b"] * 30}, "30 rows have no participant"),
+  ],
+)
+def test_files_of_other_programs_that_are_wrong_are_told(refused, tmp_path, name, columns, message):
+  path = _foreign(tmp_path, name, **columns)
+  assert re.search(message, refused("probe", f"--embeddings={path}"))
+
+
+def test_one_row_no_columns_other_rows_and_no_archive(refused, tmp_path):
+  one = tmp_path / "one.npz"
+  np.savez(one, embedding=VECTORS[:1])
+  assert "no column 'hr_bpm'; it has no columns" in refused("probe", f"--embeddings={one}")
+  same = (f"--query={one}", f"--gallery={one}", "--force")
+  assert "at least two windows" in refused("retrieve", *same)
+  whole, narrow = (tmp_path / f"{name}.npz" for name in ("whole", "narrow"))
+  np.savez(whole, embedding=VECTORS)
+  np.savez(narrow, embedding=VECTORS[:, :5])
+  told = refused("retrieve", f"--query={whole}", f"--gallery={narrow}", "--force")
+  assert "have 8 dimensions and the gallery 5" in told or "have 5 dimensions" in told
+  told = refused("retrieve", f"--query={whole}", f"--gallery={one}", "--force")
+  assert "60 acceleration rows and 1 PPG rows" in told
+  told = refused("retrieve", f"--query={whole}", f"--gallery={whole}", "--force", "--window-s=0")
+  assert "--window-s is 0" in told
+  (tmp_path / "junk.npz").write_bytes(b"hello")
+  assert "is no NPZ file" in refused("probe", f"--embeddings={tmp_path}/junk.npz")
+
+
+def test_people_whom_the_model_has_seen_are_told(tmp_path, capsys):
+  path = _foreign(tmp_path, "a.npz", seen=TEN < 2)
+  assert cli.main(["probe", f"--embeddings={path}"]) == 0
+  assert "has seen the people of 12 of 60 windows in training" in capsys.readouterr().err
+  path = _foreign(tmp_path, "a.npz", seen=TEN < 0)
+  assert cli.main(["probe", f"--embeddings={path}"]) == 0
+  assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.parquet"])
+def test_numbered_people_dates_and_marked_rows_are_understood(done, tmp_path, name):
+  marked = {"embedding": _but(VECTORS, (3, 2), np.nan), "valid": np.arange(60) != 3}
+  start = np.datetime64("2026-01-01", "us") + np.arange(60) * np.timedelta64(60_000_000, "us")
+  path = _foreign(tmp_path, name, t0_s=start, recording=TEN, **marked)
+  table = embeddings.load(path, strict=True)
+  assert set(table["participant"]) == set("0123456789")
+  np.testing.assert_allclose(np.diff(table["t0_s"]), 60.0)
+  rows = json.loads(done("probe", f"--embeddings={path}", "--json"))["a"]
+  assert rows["embedding"]["n_windows"] == 59
+  pair = (f"--query={path}", f"--gallery={path}", "--force", "--json")
+  assert json.loads(done("retrieve", *pair))["a"]["controls"]["same_participant"]
 
 
 def test_embedding_what_does_not_fit_is_refused(refused, smoke, tmp_path):

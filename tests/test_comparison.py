@@ -47,9 +47,11 @@ def _report(seed: int, noise: float, rate: float) -> dict:
 
 def _judged(fold, seed: int, rate: float) -> dict:
   few = np.isin(fold.columns["participant"], ["p02", "p05", "p08"])
-  fold = with_columns(fold, labelled_share=np.where(few, 0.5, 1.0))
+  odd = np.char.strip(fold.columns["participant"], "p").astype(int) % 2 == 1
+  sex = np.where(odd, "female", "male")
+  fold = with_columns(fold, labelled_share=np.where(few, 0.5, 1.0), sex=sex)
   settings = evaluate.Settings(
-    galleries=(30,), repeats=2, shifts_s=(60.0,), targets=("hr_bpm",), shares=(0.5,)
+    galleries=(30,), repeats=2, shifts_s=(60.0,), targets=("hr_bpm",), shares=(0.5,), traits=()
   )
   data = {"sets": ["s"], "source": "", "splits": "", "simulated": {"participants": 2, "seed": 0}}
   return report.build(
@@ -196,10 +198,36 @@ def test_tables_hold_the_numbers_and_are_whole(summary, drawn):
   row = summary["differences"]["s"]["poor"]["hr_bpm"]
   assert f"{row['mae']['value']:+.2f}, {row['mae']['lo']:+.2f} to {row['mae']['hi']:+.2f}" in text
   assert "third-seed0: no such file" in text
+  assert "### MAE by sex, good" in text
+  one = summary["cells"]["good"]["sets"]["s"]
+  oracle, (header, *rows) = one["oracles"]["hr"]["top1"], _table(text, "### Retrieval")
+  column = header.index("oracle: true heart rate: top-1 %")
+  assert [row[column] for row in rows] == [f"{100 * oracle:.1f}"] * 2
   assert "![Mean absolute error of heart rate" in text
   assert "](images/s_hr_bpm_cells.svg)" in text
   assert "nan" not in text.lower()
   assert max(map(len, comparison_report.text(summary).splitlines())) <= 150
+
+
+def _table(text: str, title: str) -> list[list[str]]:
+  """Header and rows of the Markdown table under a title."""
+  lines = text.partition(title + "\n")[2].strip().splitlines()
+  rows = [line for line in lines[: lines.index("")] if "---" not in line]
+  return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_how_cells_were_tuned_is_told(results, summary):
+  assert "No cell was tuned" in comparison_report.introduction(summary)
+  tried = {
+    name: {
+      seed: dataclasses.replace(one, trials={0.5: 9.25, 2.0: 8.5} if not seed else {}, trial=2.0)
+      for seed, one in some.items()
+    }
+    for name, some in results.items()
+  }
+  tuned = comparison.summarise(GRID, tried, {})
+  assert "Every cell had 2 trials: learning rates, chosen" in comparison_report.introduction(tuned)
+  assert "2 of 0.5: 9.25, 2: 8.50" in comparison_report.cells_table(tuned).rows[0]
 
 
 def test_figures_have_alt_text_and_the_page_needs_no_other_file(summary, drawn):
@@ -230,6 +258,8 @@ def test_figures_have_alt_text_and_the_page_needs_no_other_file(summary, drawn):
     ({"seeds": (0, 0)}, r"seeds are \(0, 0\)"),
     ({"cells": (*GRID.cells, Cell("good", "y.py"))}, "two cells named 'good'"),
     ({"cells": (*GRID.cells, Cell("a/b", "y.py"))}, "cell name 'a/b'"),
+    ({"trials": ()}, r"trials are \(\); expected different factors above 0"),
+    ({"trials": (1.0, 0.0)}, r"expected different factors above 0 on the learning rate"),
     ({"reference": "god"}, "reference names no cell 'god'; did you mean 'good'"),
     ({"curves": (Curve("c", "x", "y", {"l": ("bad",)}),)}, "curve c names no cell 'bad'"),
   ],

@@ -223,6 +223,7 @@ def test_groups_traits_classes_and_intervals_stand_beside_the_probes(folds):
       dataclasses.replace(fold, projections={}),
       age=np.where(people == 3, np.nan, 25.0 + 3 * people),
       sex=np.where(people % 2, "female", "male"),
+      skin_tone=np.array(["", "II", "V"])[people % 3],
       activity=np.where(fold.columns["motion_g"] > 0.05, "walking", "sitting"),
       hr_origin=np.where(people < 5, "ppg", "ecg"),
       pnn50=fold.columns["hr_bpm"] / 3,
@@ -235,6 +236,7 @@ def test_groups_traits_classes_and_intervals_stand_beside_the_probes(folds):
   assert {name: list(values) for name, values in groups.items()} == {
     "age": ["0-29", "30-49", "50-64", "65+"],
     "sex": ["female", "male"],
+    "skin_tone": ["II", "V"],
     "label_origin": ["ecg", "ppg"],
   }
   rows = [groups["sex"][sex]["hr_bpm"]["student"] for sex in ("female", "male")]

@@ -167,7 +167,7 @@ def _without(path, name):
   [
     (WINDOWS[:2] + WINDOWS[1:2], VECTORS[:3], "rows 1 and 2 are both of a/r1 at 60 s"),
     (WINDOWS[:1], VECTORS[:1] * np.nan, "1 vectors are not finite, the first in row 0"),
-    ([("a", "r1", np.nan)], VECTORS[:1], "a t0_s is missing"),
+    ([("a", "r1", np.nan)], VECTORS[:1], "'t0_s' must hold seconds in every row"),
     ([("a", "r1", 5.0)], VECTORS[:1], "it has a/r1 at 5 s, the set a/r1 at 0 s; names and start"),
     ([("A", "r1", 0.0)], VECTORS[:1], "it has A/r1 at 0 s, the set a/r1 at 0 s"),
   ],

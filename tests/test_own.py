@@ -44,14 +44,15 @@ participant = "{name}"
 age = 31
 sex = "F"
 bmi = 22.5
+skin_tone = "IV"
 ppg = {{ file = "{name}_ppg.csv", column = "green", rate_hz = 64 }}
 acc = {{ file = "{name}_acc.csv", columns = ["x", "y", "z"], time = "t", time_unit = "ms" }}
 """
-CSV = """participant,signal,file,column,rate_hz,time,time_unit,unit,age,sex
-anna,ppg,anna_ppg.csv,green,64,,,,31,F
-anna,acc,anna_acc.csv,x|y|z,,t,ms,m/s2,,
-ben,ppg,ben_ppg.csv,green,64,,,,,
-ben,acc,ben_acc.csv,x|y|z,,t,ms,m/s2,,
+CSV = """participant,signal,file,column,rate_hz,time,time_unit,unit,age,sex,skin_tone
+anna,ppg,anna_ppg.csv,green,64,,,,31,F,IV
+anna,acc,anna_acc.csv,x|y|z,,t,ms,m/s2,,,
+ben,ppg,ben_ppg.csv,green,64,,,,,,
+ben,acc,ben_acc.csv,x|y|z,,t,ms,m/s2,,,
 """
 
 
@@ -67,6 +68,7 @@ def test_a_recording_comes_back_with_clock_unit_and_person(tmp_path):
   ppg, acc, _ = _signals()
   assert (recording.participant, recording.name) == ("anna", "anna_ppg")
   assert (recording.age, recording.sex, recording.bmi) == (31.0, "female", 22.5)
+  assert recording.skin_tone == "IV"
   assert recording.signals["ppg"].rate_hz == 64.0
   assert recording.signals["acc"].rate_hz == pytest.approx(32.0, rel=1e-9)
   np.testing.assert_allclose(recording.signals["ppg"].samples[:, 0], ppg, atol=1e-5)
@@ -83,6 +85,8 @@ def test_toml_and_csv_say_the_same_and_a_folder_is_prepared(tmp_path):
   assert (prepared.same_device, prepared.left_out["recordings"]) == (True, [])
   assert set(prepared.index["hr_origin"]) == {"ppg"}
   assert np.isfinite(prepared.index["age"]).any()
+  by_name = zip(prepared.index["participant"], prepared.index["skin_tone"], strict=True)
+  assert set(by_name) == {("anna", "IV"), ("ben", "")}
   from_csv = manifest.load(tmp_path).sessions[0]
   (tmp_path / "manifest.csv").unlink()
   (tmp_path / "manifest.toml").write_text("same_device = false\n" + TOML.format(name="anna"))
@@ -430,7 +434,7 @@ def test_a_manifest_that_is_wrong_says_where(tmp_path, old, new, message):
     ("time_unit", "tim_unit", "line 1: unknown key 'tim_unit'; did you mean 'time_unit'"),
     ("anna,ppg,", "anna,pgg,", "line 2: signal 'pgg'; did you mean 'ppg'"),
     ("anna,acc,", "anna,ppg,", "line 3: ppg of anna/ is given twice"),
-    ("green,64,,,,31,F", "green,64", "line 2: expected 10 fields"),
+    ("green,64,,,,31,F,IV", "green,64", "line 2: expected 11 fields"),
     ("ben_ppg", "anna_ppg", r"anna_ppg.csv is given for 'anna' and for 'ben'"),
     ("ben,", ",", "line 4 has no participant"),
   ],
@@ -448,6 +452,9 @@ def test_two_people_under_one_name(tmp_path):
   )
   (tmp_path / "manifest.toml").write_text(text)
   with pytest.raises(DistillError, match=r"'anna' has age 31\.0 and 62\.0; are these two people"):
+    manifest.load(tmp_path)
+  (tmp_path / "manifest.toml").write_text(text.replace("62", "31").replace('"IV"', '"II"', 1))
+  with pytest.raises(DistillError, match="'anna' has skin_tone II and IV"):
     manifest.load(tmp_path)
   (tmp_path / "manifest.toml").write_text(TOML.format(name="anna") * 2)
   with pytest.raises(DistillError, match="anna/anna_ppg is given twice"):

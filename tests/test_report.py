@@ -120,13 +120,15 @@ def test_groups_classes_and_traits_have_tables_and_keep_the_schema(schema):
     fold,
     age=25.0 + 3 * people,
     sex=np.where(people % 2, "female", "male"),
+    skin_tone=np.where(people % 4 < 2, "II", "V"),
     activity=np.where(fold.columns["motion_g"] > 0.05, "walking", "sitting"),
   )
   settings = evaluate.Settings(targets=("hr_bpm",))
   made = report.build(evaluate.evaluate({"s": [told]}, settings), **FACTS)
   schema.validate(made)
   text = report.markdown(made)
-  for title in ("MAE by age group", "MAE by sex", "Activity: 120 windows of 5 participants"):
+  groups = ("MAE by age group", "MAE by sex", "MAE by skin tone")
+  for title in (*groups, "Activity: 120 windows of 5 participants"):
     assert f"### {title}" in text
   assert "### Sex: 5 participants, one mean embedding each; NO CLAIM below 50" in text
   assert "limits of agreement" in text
@@ -200,7 +202,7 @@ def test_markdown_tables_are_whole(made):
   text = report.markdown(made)
   for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
     assert len({line.count("|") for line in block.splitlines()}) == 1
-  assert text.count("### ") == 6
+  assert text.count("### ") == 7
   assert "Seed 7" in text
   assert "train 2.8 min" in text
   assert "jax 0.10.2" in text
@@ -212,6 +214,48 @@ def test_targets_that_cannot_be_measured_say_so(made):
     row["measurable"] = False
   assert "NOT MEASURABLE" in report.table(changed)
   assert "NOT MEASURABLE" not in report.table(made)
+
+
+def test_wrists_at_rest_are_told_beside_what_recorded_ones_have():
+  rest = {"stretches": 90, "in_band_mg": (2.0, 3.5, 6.0), "windows": 0}
+  rest |= {"hr_mae_bpm": np.nan, "hr_close": np.nan, "hr_mean_mae_bpm": np.nan}
+  other = rest | {"stretches": 30, "in_band_mg": (6.0, 7.5, 10.0), "windows": 12}
+  other |= {"hr_mae_bpm": 4.0, "hr_close": 0.75, "hr_mean_mae_bpm": 9.0}
+  folds = [
+    dataclasses.replace(fold_tables(k, simulated=True), rest=some)
+    for k, some in enumerate((rest, other, {}))
+  ]
+  settings = evaluate.Settings(targets=("hr_bpm",))
+  one = report.build(evaluate.evaluate({"s": folds}, settings), **FACTS)["sets"]["s"]
+  assert one["rest"]["in_band_mg"] == [3.0, 4.5, 7.0]  # by number of stretches
+  told = report.summary_text(one)
+  assert "At rest (120 stretches of 8 s) a wrist has 4.5 mg RMS per axis in 4-15 Hz (3.0 to" in told
+  assert "recorded ones have 4 to 7 mg on an Empatica E4" in told
+  assert (
+    "errs by 4.0 bpm in 12 windows, 75.0 % of them within 5 bpm; their own mean errs by" in told
+  )
+  assert "recorded ones" not in report.summary_text(one | {"simulated": False})
+  assert "At rest" not in report.summary_text(one | {"rest": {}})
+
+
+def test_the_shift_curve_has_a_table_and_stands_in_the_alt_text(made, tmp_path):
+  one = made["sets"]["made up"]
+  rows = one["shift_curve"]["acc_to_ppg"]
+  text = report.retrieval_text(one)
+  assert "Retrieval of a partner shifted in time" in text
+  assert f"\n1 min  {100 * rows[1]['top1']:>14.1f}"[:7] in text
+  (plot,) = (plot for plot in plots.draw(made, tmp_path) if plot.name == "made up_retrieval")
+  assert f"Partner that starts later, top-1: 0 s {100 * rows[0]['top1']:.1f} %" in plot.alt
+
+
+def test_variability_from_pulses_is_called_so():
+  folds = [fold_tables(k, origin="ppg") for k in range(3)]
+  one = report.build(evaluate.evaluate({"s": folds}, None), **FACTS)["sets"]["s"]
+  assert (
+    "pulse-rate variability" in report._probe_table(one, "sdnn_ms", one["probes"]["sdnn_ms"]).note
+  )
+  assert "pulse-rate" not in report._probe_table(one, "hr_bpm", one["probes"]["hr_bpm"]).note
+  assert report.pulse_note("rmssd_ms", "ecg") == ""
 
 
 def test_numbers_of_every_kind_become_plain_json():

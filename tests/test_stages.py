@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import types
 
 import jsonschema
 import numpy as np
 import pytest
 
 from distill import config as configs
-from distill import frozen, models, report, stages, workdir
+from distill import controls, frozen, models, report, stages, workdir
 from distill.errors import DistillError
 from tests import runs
 
@@ -88,6 +89,21 @@ def test_every_window_that_is_judged_belongs_to_a_person_held_out(smoke, fold):
   table = embeddings.load(folder / "student_projection.parquet")
   held = {who.partition("/")[2] for who in fold.people("test")}
   assert set(table["participant"]) == held
+
+
+def test_the_report_tells_how_noisy_the_wrists_are_at_rest(made, smoke, fold):
+  rest = made["sets"]["simulated"]["rest"]
+  assert rest["stretches"] > 10
+  low, middle, high = rest["in_band_mg"]
+  assert 0.3 < low < middle < high < 15  # mg; the fine sensor is quieter than recorded ones
+  ((prepared, split),) = fold.sets.values()
+  slow = types.SimpleNamespace(
+    specs={"acc": dataclasses.replace(prepared.specs["acc"], rate_hz=25)}
+  )
+  assert controls.rest(slow, np.arange(3), seed=0) == {}
+  held = np.flatnonzero(np.isin(prepared.index["participant"], split.test))
+  again = controls.rest(prepared, held, seed=0)
+  assert again["stretches"] == rest["stretches"]  # all of so few windows are looked at
 
 
 # --- what stops it --------------------------------------------------------------------------------

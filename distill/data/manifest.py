@@ -8,6 +8,7 @@ TOML, one [[recording]] a session, its signals as tables in it:
     name = "monday"
     age = 31
     sex = "female"
+    skin_tone = "IV"
     ppg = { file = "anna/monday.csv", column = "green", rate_hz = 64.0 }
     acc = { file = "anna/monday_acc.csv", columns = ["x", "y", "z"], time = "t", time_unit = "ms" }
 
@@ -16,6 +17,9 @@ CSV, one row a signal, with the same words as header; several columns are separa
     participant,name,signal,file,column,rate_hz,time,time_unit,unit
     anna,monday,ppg,anna/monday.csv,green,64,,,
     anna,monday,acc,anna/monday_acc.csv,x|y|z,,t,ms,m/s2
+
+Age in years, BMI in kg/m2, skin tone in the words of any one scale, such as Fitzpatrick's I to VI;
+they may be left out, and are asked of a person once.
 """
 
 import csv
@@ -30,7 +34,7 @@ from typing import Any
 from distill.errors import DistillError, nearest
 
 NAMES = ("manifest.toml", "manifest.csv")
-PERSON = ("age", "sex", "bmi")
+PERSON = ("age", "sex", "bmi", "skin_tone")
 SEXES = ("", "female", "male")
 COLUMNS = {"ppg": 1, "acc": 3, "ecg": 1, "beats": 0, "hr": 1, "activity": 3}  # that each needs
 
@@ -83,6 +87,7 @@ class Session:
   age: float = math.nan
   sex: str = ""
   bmi: float = math.nan
+  skin_tone: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +123,7 @@ def load(folder: pathlib.Path) -> Manifest:
   Raises:
     DistillError: no manifest, text that is no TOML or CSV, a key that is not known, a value of the
       wrong kind, one recording given twice, one file under two participants, or a participant whose
-      age or sex changes; the message names the place.
+      age, sex, BMI or skin tone changes; the message names the place.
   """
   path = find(folder)
   if path is None:
@@ -212,7 +217,8 @@ def _session(
     raise DistillError(f"{where}: {participant} has no signal; expected ppg and acc")
   name = str(fields.get("name", "")).strip() or next(iter(entries.values())).file.stem
   age, bmi = (_number(fields.get(key, math.nan), f"{where}: {key}") for key in ("age", "bmi"))
-  return Session(participant, name, entries, age, sex, bmi)
+  skin_tone = str(fields.get("skin_tone", "")).strip()
+  return Session(participant, name, entries, age, sex, bmi, skin_tone)
 
 
 _KEYS = {

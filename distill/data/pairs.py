@@ -1,4 +1,4 @@
-"""Pairs of windows of one participant, for objectives that compare them."""
+"""Pairs of windows of one participant: for objectives that compare them, and as a control."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from distill.data import pipeline
 from distill.errors import DistillError
-from distill.spec import SignalSpec
+from distill.spec import ACC, SignalSpec
 
 OTHER = "other_"  # prefix of the second window's keys
 DRAWS = 64  # second windows drawn for each first one before a training pass is over
@@ -75,3 +75,26 @@ class PairSource:
     other = self._source.batch(np.array(drawn))
     found = self._source.batch(rows) | {OTHER + name: other[name] for name in self._signals}
     return found | {"participant": self._participant[rows]}
+
+
+def shuffled(rows: pipeline.Rows, *, seed: int) -> tuple[pipeline.Rows, np.ndarray]:
+  """Another window of the same participant for each window: pairs that share the person alone.
+
+  Args:
+    rows: windows of one set; they may overlap.
+    seed: of the draw.
+
+  Returns:
+    (the windows that got a partner, [kept] rows of the set of their partners). Every window is a
+    partner once at most; those that got one that they share a sample with, or none, are left out.
+  """
+  n, window_s = len(rows), rows.prepared.specs[ACC].window_s
+  order = np.random.default_rng((seed, n)).permutation(n)
+  code = np.unique(rows.column("participant"), return_inverse=True)[1]
+  partner = np.arange(n)
+  for who in range(code.max() + 1):
+    own = order[code[order] == who]
+    partner[own] = np.roll(own, 1)
+  recording, t0_s = rows.column("recording"), rows.column("t0_s")
+  apart = (recording != recording[partner]) | (np.abs(t0_s - t0_s[partner]) >= window_s - 1e-3)
+  return rows.where(apart), rows.rows[partner[apart]]

@@ -88,6 +88,7 @@ class Recording:
     age: years, NaN where unknown.
     sex: "female", "male" or "" where unknown.
     bmi: kg/m2, NaN where unknown.
+    skin_tone: in the words of one scale, such as Fitzpatrick's "I" to "VI"; "" where unknown.
   """
 
   participant: str
@@ -99,3 +100,4 @@ class Recording:
   age: float = float("nan")
   sex: str = ""
   bmi: float = float("nan")
+  skin_tone: str = ""

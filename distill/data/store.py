@@ -22,7 +22,7 @@ from distill.spec import MODALITIES, SignalSpec
 
 SET_FILE, INDEX_FILE, LEFT_OUT_FILE = "set.json", "index.npz", "left_out.json"
 BEATS_FILE = "beats.npz"  # of sets with reference beats
-FORMAT = 4
+FORMAT = 5
 SPLIT = "windows"  # the one TFDS split; participants are split by distill.data.splits
 
 # Column -> dtype. Numbers that are not known or not valid are NaN, texts are "".
@@ -49,6 +49,7 @@ COLUMNS: dict[str, Any] = {
   "age": np.float32,
   "sex": np.str_,
   "bmi": np.float32,  # kg/m2
+  "skin_tone": np.str_,  # in the words of one scale
   "motion_g": np.float32,  # SD of the high-passed acceleration magnitude
   "stationary": np.bool_,
   "complete": np.bool_,  # no sample missing in any signal

@@ -231,6 +231,7 @@ def _columns(
     "age": recording.age,
     "sex": recording.sex,
     "bmi": recording.bmi,
+    "skin_tone": recording.skin_tone,
     "motion_g": motion,
     "complete": min(coverage.values()) == 1.0,
   }

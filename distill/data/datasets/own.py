@@ -87,6 +87,7 @@ def read(session: manifest.Session) -> Recording:
     age=session.age,
     sex=session.sex,
     bmi=session.bmi,
+    skin_tone=session.skin_tone,
   )
 
 
