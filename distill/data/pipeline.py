@@ -284,7 +284,7 @@ def training_batches(
 
   The position in the data is the batch index: slicing before the iterator is made gives the same
   batches for any number of threads and workers, and on resume. The order is one for all shards:
-  batch k of all of them together holds the examples of batch k of a single one.
+  batch k of all of them, one after the other, is batch k of a single one, row by row.
 
   Args:
     source: of examples.
@@ -308,9 +308,11 @@ def training_batches(
       f"a batch of {batch_size} cannot be shared evenly by {shards} processes; choose a multiple"
     )
   order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
-  # After the endless repetition, so that shards stay in step where a pass ends within a batch.
-  numbers = order[shard::shards].batch(batch_size // shards, drop_remainder=True)[start:]
-  batches = numbers.map(source.batch)  # numbers are batched, not examples: one read for each batch
+  numbers = order.batch(batch_size, drop_remainder=True)[start:]
+  count = batch_size // shards
+  share = slice(shard * count, (shard + 1) * count)
+  # Numbers are batched, not examples: one read for each batch.
+  batches = numbers.map(lambda batch: source.batch(batch[share]))
   ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
   if workers:
     if not flags.FLAGS.is_parsed():
