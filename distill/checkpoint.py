@@ -3,6 +3,7 @@
 Orbax commits a step by renaming a folder, so a kill in mid-save leaves the previous step. It does
 not notice a flipped byte, so a sha256 manifest is written beside the steps after each commit and
 checked before a restore. A folder holds one run: its config's hash is stored and another refused.
+Several processes save into one folder, which all of them see.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from distill import processes
 from distill.errors import DistillError
 
 
@@ -53,10 +55,12 @@ class Checkpoints:
     )
     self._manager.save(step, args=items)
     self._manager.wait_until_finished()
-    manifest = json.dumps(_hashes(self._folder / str(step)), indent=1)
-    partial = self._manifest(step).with_suffix(".partial")
-    partial.write_text(manifest)
-    partial.replace(self._manifest(step))
+    if processes.writes():
+      manifest = json.dumps(_hashes(self._folder / str(step)), indent=1)
+      partial = self._manifest(step).with_suffix(".partial")
+      partial.write_text(manifest)
+      partial.replace(self._manifest(step))
+    processes.wait(f"signed {step}")
 
   def restore(self, like: Any) -> Any | None:
     """The newest whole step in the structure of `like`, or None when there is none.

@@ -125,6 +125,13 @@ def _training_verbs(verbs) -> None:
       parser.add_argument("sets", nargs="*", metavar="SET", help="in place of a config: data sets")
       parser.add_argument("--source", metavar="DIR", help="where the files of those sets lie")
     _config_options(parser, workdir=name != "prepare")
+    if name in ("pretrain", "train"):
+      parser.add_argument(
+        "--processes",
+        metavar="WHERE",
+        help="this is one of several processes that train one model, all on the same folders: auto"
+        " (Slurm, MPI, Kubernetes, TPU pods) or ADDRESS:PORT,COUNT,INDEX, the address of process 0",
+      )
 
   parser = _verb(
     verbs, "benchmark", _benchmark, "a grid of runs side by side: tables, intervals, figures"
@@ -190,8 +197,10 @@ def _inspect(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _pretrain(options: argparse.Namespace, overrides: list[str]) -> None:
-  from distill import stages
+  from distill import processes, stages
 
+  if options.processes:
+    processes.join(options.processes)
   config = _config(options, overrides)
   where = "teacher" if config.pretrain.side == "teacher" else "pretrained"
   for k, encoder in zip(config.folds, stages.pretrain(config, options.workdir)):
@@ -202,8 +211,10 @@ def _pretrain(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:
-  from distill import stages
+  from distill import processes, stages
 
+  if options.processes:
+    processes.join(options.processes)
   config = _config(options, overrides)
   for k, distilled in zip(config.folds, stages.train(config, options.workdir)):
     dim = distilled.encoder.dim

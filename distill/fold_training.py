@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from distill import config as configs
-from distill import models, registry
+from distill import models, processes, registry
 from distill.augment import Prepare
 from distill.config import ConfigDict
 from distill.data import pipeline
@@ -127,6 +127,19 @@ def train(
     label=f"{place.name} (fold {fold.k})",
     prepare=prepare,
   )
+  if processes.writes():
+    _save(config, fold, place, trained, section, teachers)
+  processes.wait(f"saved {place.name}")
+
+
+def _save(
+  config: ConfigDict,
+  fold: Fold,
+  place: Path,
+  trained: Objective,
+  section: ConfigDict,
+  teachers: Sequence[Teacher],
+) -> None:
   partial = place / "model.partial"
   shutil.rmtree(partial, ignore_errors=True)
   models.save(

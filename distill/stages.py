@@ -23,6 +23,7 @@ from distill import (
   frozen,
   models,
   probes,
+  processes,
   registry,
   report,
   rivals,
@@ -265,7 +266,7 @@ def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
   teachers = _teachers(config, folder, fold)
   place = fold.folder / "student"
   if not (place / "model").is_dir():
-    with clock(folder, "embed"):
+    with clock(folder, "embed"), processes.one_first("embedded"):
       vectors = {teacher.name: teacher.vectors(fold) for teacher in teachers}
     with clock(folder, "train"):
       _train(config, fold, teachers, vectors, place)

@@ -1,7 +1,8 @@
 """The one training loop, for every objective.
 
 Order in each turn: evaluate and save with the current state, then draw the next batch, then step.
-So step k of a resumed run sees batch k and the state that the unbroken run had.
+So step k of a resumed run sees batch k and the state that the unbroken run had. Several processes
+(`distill.processes`) hold one state, whole in each, and share every batch.
 """
 
 import dataclasses
@@ -15,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from distill import processes
 from distill.augment import Prepare
 from distill.checkpoint import Checkpoints
 from distill.errors import DistillError
@@ -30,7 +33,7 @@ Validate = Callable[[Objective], dict[str, float]]
 
 
 def data_mesh() -> jax.sharding.Mesh:
-  """All local devices along one axis, "data"."""
+  """The devices of all processes along one axis, "data"."""
   return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
@@ -54,7 +57,7 @@ def fit(
     objective: freshly initialised.
     batches: k -> iterator over this process's rows of batches k, k + 1, ...; the same for every k.
     validate: called every `settings.eval_every` steps and at the end.
-    workdir: gets checkpoints/ and metrics.jsonl.
+    workdir: gets checkpoints/ and metrics.jsonl; one folder for all processes.
     settings: steps, batch_size, log_every, eval_every and optim of the config.
     seed: of the random key of the run.
     identity: what the run is; a checkpoint of another is refused.
@@ -77,7 +80,7 @@ def fit(
       f" choose a multiple of {mesh.size}"
     )
   step = Step(objective, tx or optimiser(settings.optim, settings.steps), prepare)
-  state = jax.device_put(step.init(seed), NamedSharding(mesh, PartitionSpec()))
+  state = _everywhere(step.init(seed), mesh)
   workdir.mkdir(parents=True, exist_ok=True)
   with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
     state = checkpoints.restore(state) or state
@@ -88,14 +91,32 @@ def fit(
     finally:
       if hasattr(source, "close"):
         source.close()  # ends the processes that read ahead
-  return step.module(state.best_params if keep == "best" else state.params)
+  return step.module(_here(state.best_params if keep == "best" else state.params))
+
+
+def _everywhere(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+  """The values, the same in every process, as arrays that are whole on every device of the mesh."""
+  whole = NamedSharding(mesh, PartitionSpec())
+  return jax.jit(lambda same: same, out_shardings=whole)(tree)
+
+
+def _here(tree: Any) -> Any:
+  """This process's copy: what is computed from it concerns no other process."""
+  return jax.tree.map(lambda x: x if x.is_fully_addressable else x.addressable_data(0), tree)
 
 
 def _loop(step, state, source, validate, checkpoints, metrics, settings, mesh, label) -> TrainState:
   sharded = NamedSharding(mesh, PartitionSpec("data"))
   start = int(state.step)
   pending: list[dict[str, jax.Array]] = []
-  bar = tqdm(total=settings.steps, initial=start, desc=label, unit="step", mininterval=1.0)
+  bar = tqdm(
+    total=settings.steps,
+    initial=start,
+    desc=label,
+    unit="step",
+    mininterval=1.0,
+    disable=not processes.writes(),
+  )
   with bar:
     for k in range(start, settings.steps + 1):
       last = k == settings.steps
@@ -105,7 +126,7 @@ def _loop(step, state, source, validate, checkpoints, metrics, settings, mesh, l
         bar.set_postfix(metrics.log(k, _mean_finite(pending, k)), refresh=False)
         pending = []
       if pause:
-        state = _evaluate(step, state, validate, metrics, k)
+        state = _evaluate(step, state, validate, metrics, mesh, k)
         checkpoints.save(k, state)
       if last:
         return state
@@ -119,14 +140,17 @@ def _loop(step, state, source, validate, checkpoints, metrics, settings, mesh, l
   return state
 
 
-def _evaluate(step: Step, state: TrainState, validate: Validate, metrics, k: int) -> TrainState:
+def _evaluate(
+  step: Step, state: TrainState, validate: Validate, metrics, mesh, k: int
+) -> TrainState:
   """Logs validation and keeps the best parameters."""
-  values = validate(step.module(state.params))
+  values = validate(step.module(_here(state.params)))
   metrics.log(k, values)
-  if values["val/loss"] < float(state.best):
+  # Hosts may differ in the last bit of it, and must not disagree on which parameters are the best.
+  loss = multihost_utils.broadcast_one_to_all(np.float32(values["val/loss"]))
+  if loss < float(state.best):
     best_params = jax.tree.map(jnp.copy, state.params)
-    best = jax.device_put(jnp.float32(values["val/loss"]), state.best.sharding)
-    state = dataclasses.replace(state, best_params=best_params, best=best)
+    state = dataclasses.replace(state, best_params=best_params, best=_everywhere(loss, mesh))
   return state
 
 
@@ -146,10 +170,15 @@ def _mean_finite(pending: list[dict[str, jax.Array]], k: int) -> dict[str, float
 
 
 class MetricsFile:
-  """Metrics as JSON lines; lines after the restored step are dropped, so none stands twice."""
+  """Metrics as JSON lines; lines after the restored step are dropped, so none stands twice.
+
+  Process 0 alone writes them.
+  """
 
   def __init__(self, path: pathlib.Path, *, after: int):
     self._path = path
+    if not processes.writes():
+      return
     lines = path.read_text().splitlines() if path.is_file() and after > 0 else []
     whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= after]
     partial = path.with_suffix(".partial")
@@ -158,6 +187,7 @@ class MetricsFile:
 
   def log(self, step: int, values: dict[str, float]) -> dict[str, str]:
     """Appends one line; returns the values shortened for a progress bar."""
-    with open(self._path, "a") as file:
-      file.write(json.dumps({"step": step, **values}) + "\n")
+    if processes.writes():
+      with open(self._path, "a") as file:
+        file.write(json.dumps({"step": step, **values}) + "\n")
     return {name.split("/")[-1]: f"{value:.3g}" for name, value in values.items()}

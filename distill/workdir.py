@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distill import config as configs
+from distill import processes
 from distill.config import ConfigDict
 from distill.data import pipeline, splits
 from distill.data.prepare import prepare
@@ -93,11 +94,14 @@ def claimed(config: ConfigDict, workdir: str | pathlib.Path) -> Iterator[pathlib
   """
   workdir = pathlib.Path(workdir)
   was_there = workdir.is_dir()
-  _claim(config, workdir)
+  with processes.one_first("claimed"):
+    _claim(config, workdir)
   try:
     yield workdir
   except DistillError:
-    if all(path.name in (CONFIG, VERSIONS, TIMING) for path in workdir.iterdir()):
+    if processes.writes() and all(
+      path.name in (CONFIG, VERSIONS, TIMING) for path in workdir.iterdir()
+    ):
       for path in workdir.iterdir():
         path.unlink()
       if not was_there:
@@ -167,7 +171,7 @@ def open_folds(config: ConfigDict, workdir: pathlib.Path) -> list[Fold]:
   Raises:
     DistillError: a fold that the split files do not have, a participant in two parts.
   """
-  with clock(workdir, "prepare"):
+  with clock(workdir, "prepare"), processes.one_first("prepared"):
     prepared = {name: open_set(folder) for name, folder in prepare(config.data).items()}
     external = _external(config)
   folds = {name: _folds(config, name, one) for name, one in prepared.items()}
@@ -213,11 +217,12 @@ def clock(workdir: pathlib.Path, stage: str) -> Iterator[None]:
   try:
     yield
   finally:
-    seconds = read_timing(workdir)
-    seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
-    partial = workdir / (TIMING + ".partial")
-    partial.write_text(json.dumps(seconds, indent=2))
-    partial.replace(workdir / TIMING)
+    if processes.writes():
+      seconds = read_timing(workdir)
+      seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+      partial = workdir / (TIMING + ".partial")
+      partial.write_text(json.dumps(seconds, indent=2))
+      partial.replace(workdir / TIMING)
 
 
 def read_timing(workdir: pathlib.Path) -> dict[str, float]:

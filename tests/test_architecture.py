@@ -17,7 +17,7 @@ PACKAGES = ("distill", "teachers", "students", "configs")
 # no cycle arises. A name stands for everything below it.
 LAYERS = (
   ("errors",),
-  ("spec", "registry", "tensorfile"),
+  ("spec", "registry", "tensorfile", "processes"),
   ("signals", "losses", "similarity", "statistics", "agreement", "augment"),
   ("nn",),
   ("models", "published", "merge"),

@@ -17,8 +17,8 @@ from tests.conftest import ROOT
 class _Numbers:
   """Stands for a TrainingSource: the examples are their numbers."""
 
-  def __init__(self, n):
-    self.n = n
+  def __init__(self, n, keeps=False):
+    self.n, self.keeps = n, keeps
 
   def __len__(self):
     return self.n
@@ -29,7 +29,7 @@ class _Numbers:
 
 def _take(n_batches, n=103, **fields):
   settings = {"seed": 3, "batch_size": 12, "start": 0} | fields
-  batches = pipeline.training_batches(_Numbers(n), **settings)
+  batches = pipeline.training_batches(_Numbers(n, settings.pop("keeps", False)), **settings)
   return [next(batches)["i"] for _ in range(n_batches)]
 
 
@@ -39,7 +39,7 @@ def test_shards_share_every_batch_of_the_one_order():
     parts = [_take(40, shard=k, shards=shards) for k in range(shards)]
     for together, batch in zip(zip(*parts), whole):
       assert {len(part) for part in together} == {12 // shards}
-      assert sorted(np.concatenate(together)) == sorted(batch)
+      np.testing.assert_array_equal(np.concatenate(together), batch)
 
 
 def test_every_pass_holds_every_example_once_in_a_new_order():
@@ -54,8 +54,30 @@ def test_a_shard_resumes_at_any_batch():
   np.testing.assert_array_equal(_take(8, shard=1, shards=2, start=12), whole[12:])
 
 
-def test_workers_change_nothing():
-  np.testing.assert_array_equal(_take(6, workers=1, start=2), _take(8)[2:])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_workers_change_nothing(keeps):
+  shared = {"shard": 1, "shards": 2}
+  found = _take(14, workers=2, start=2, keeps=keeps, **shared)  # some are met again
+  np.testing.assert_array_equal(found, _take(16, **shared)[2:])
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_reading_process_makes_what_it_has_not_met_and_hands_on_numbers_of_what_is_kept(keeps):
+  made = []
+
+  class Source(_Numbers):
+    def batch(self, numbers):
+      made.append(numbers.tolist())
+      return super().batch(numbers)
+
+  make = pipeline._MakeReady(Source(9, keeps))
+  found = [make(np.array(numbers)) for numbers in ([1, 2], [2, 3], [1, 3])]
+  if keeps:
+    assert made == [[1, 2], [3]]
+    assert [numbers.tolist() for numbers in found] == [[1, 2], [2, 3], [1, 3]]
+  else:
+    assert made == [[1, 2], [2, 3], [1, 3]]
+    assert [batch["i"].tolist() for batch in found] == made
 
 
 def test_training_reads_the_share_of_its_process(monkeypatch):
@@ -70,8 +92,7 @@ def test_training_reads_the_share_of_its_process(monkeypatch):
     shares.append([next(batches)["i"] for _ in whole])
   for batch, one, other in zip(whole, *shares, strict=True):
     assert len(one) == len(other) == 6
-    assert not set(one) & set(other)
-    assert sorted([*one, *other]) == sorted(batch)
+    assert [*one, *other] == batch.tolist()
 
 
 def test_the_number_of_reading_processes_is_no_part_of_a_run(tmp_path):

@@ -29,6 +29,8 @@ class PairSource:
     DistillError: fewer than two participants with two windows that do not overlap.
   """
 
+  keeps = False  # few pairs are drawn twice
+
   def __init__(
     self, parts: Sequence[pipeline.Rows], specs: Sequence[SignalSpec], *, seed: int, draws: int = 1
   ):

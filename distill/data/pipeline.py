@@ -177,6 +177,10 @@ def prepare_windows(raw: np.ndarray, spec: SignalSpec) -> tuple[np.ndarray, np.n
 class Source(Protocol):
   """Training examples by number, a batch of them at a time."""
 
+  @property
+  def keeps(self) -> bool:
+    """Whether an example that any process has made is then quickly read from disk."""
+
   def __len__(self) -> int: ...
 
   def batch(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -226,6 +230,11 @@ class TrainingSource:
   def __len__(self) -> int:
     return int(self._stops[-1])
 
+  @property
+  def keeps(self) -> bool:
+    """See `Source`."""
+    return all(file.keeps for files in self._ready for file in files.values())
+
   def batch(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """See `Source`: signals, their masks, `extra`, recording (a number) and t0_s."""
     windows = {s.modality: np.empty((len(numbers), *s.shape), np.float32) for s in self._specs}
@@ -270,6 +279,25 @@ def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:
   return np.unique(names, return_inverse=True)[1].astype(np.int32)
 
 
+class _MakeReady:
+  """What a reading process does of a batch: makes those examples that it has not met before.
+
+  It hands on numbers, as the disk is the fastest way from one process to another: to read a kept
+  window takes less time than to copy it through shared memory. Where nothing is kept it hands on
+  the batch.
+  """
+
+  def __init__(self, source: Source):
+    self._source, self._met = source, np.zeros(len(source), bool)
+
+  def __call__(self, numbers: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+    new = numbers[~self._met[numbers]]
+    if self._source.keeps and len(new):
+      self._source.batch(new)
+      self._met[new] = True
+    return numbers if self._source.keeps else self._source.batch(numbers)
+
+
 def training_batches(
   source: Source,
   *,
@@ -284,7 +312,7 @@ def training_batches(
 
   The position in the data is the batch index: slicing before the iterator is made gives the same
   batches for any number of threads and workers, and on resume. The order is one for all shards:
-  batch k of all of them together holds the examples of batch k of a single one.
+  batch k of all of them, one after the other, is batch k of a single one, row by row.
 
   Args:
     source: of examples.
@@ -293,7 +321,7 @@ def training_batches(
     start: index of the first batch.
     shard: which of `shards` this process reads, as `jax.process_index()`.
     shards: number of reading processes, as `jax.process_count()`.
-    workers: processes that read ahead; 0 reads in threads of this one.
+    workers: processes that make windows ready ahead; 0 does it in threads of this one.
 
   Raises:
     DistillError: fewer rows than one batch, or a batch that the shards cannot share evenly.
@@ -308,12 +336,17 @@ def training_batches(
       f"a batch of {batch_size} cannot be shared evenly by {shards} processes; choose a multiple"
     )
   order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
-  # After the endless repetition, so that shards stay in step where a pass ends within a batch.
-  numbers = order[shard::shards].batch(batch_size // shards, drop_remainder=True)[start:]
-  batches = numbers.map(source.batch)  # numbers are batched, not examples: one read for each batch
-  ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
-  if workers:
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's, which nobody here sets
-    ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
-  return iter(ahead)
+  numbers = order.batch(batch_size, drop_remainder=True)[start:]
+  count = batch_size // shards
+  share = slice(shard * count, (shard + 1) * count)
+  # Numbers are batched, not examples: one read for each batch.
+  shares = numbers.map(lambda batch: batch[share])
+  threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+  if not workers:
+    return iter(shares.map(source.batch).to_iter_dataset(threads))
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's, which nobody here sets
+  made = shares.map(_MakeReady(source)).to_iter_dataset(threads)
+  made = made.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+  batches = made.map(lambda one: one if isinstance(one, dict) else source.batch(one))
+  return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=4))

@@ -50,6 +50,11 @@ class ReadyWindows:
     self._refusal: OSError | None = None
     self._file = self._open(folder, name)
 
+  @property
+  def keeps(self) -> bool:
+    """Whether rows that are written are kept, as far as was seen."""
+    return self._refusal is None
+
   def __reduce__(self) -> tuple:
     return ReadyWindows, self._arguments
 
