@@ -42,7 +42,8 @@ OTHER_PARTS = {
   "zscore": ("student.normalisation=zscore",),  # takes away how much the wrist moves
   "no-regression": ("loss.regression=0.0",),
   "no-contrastive": ("loss.contrastive=0.0",),
-  "no-rhythm": ("student.rhythm=0",),
+  "no-profile": ("student.profile=False", "teacher.profile=False"),
+  "no-rhythm": ("student.rhythm=0", "student.profile=False"),
   "shuffled-pairs": ("shuffled_pairs=True",),  # a control: another minute of the same person
 }
 REDUCED = ("data.simulated.participants=700", "steps=200", "eval_every=50")

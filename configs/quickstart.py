@@ -15,6 +15,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.simulated.minutes = 8
   config.teacher.patch = 40
   config.teacher.pool = "mean_sd"
+  config.teacher.profile = config.student.profile = True
   config.pretrain.steps = 600
   config.pretrain.batch_size = 32
   config.pretrain.objective.depth = 1

@@ -45,6 +45,7 @@ def build(
   rhythm: int = 32,
   pool: str = "mean_sd",
   skip: bool = True,
+  profile: bool = False,
   normalisation: str = "gravity",
 ) -> PatchTransformer:
   """A freshly initialised student.
@@ -64,10 +65,13 @@ def build(
     rhythm: width of what reads when the beats came; 0 for a student that only knows their rate.
     pool: "mean" or "mean_sd" (embedding twice as long).
     skip: also the mean of the tokens before the blocks (embedding longer by `width`).
+    profile: also how fast and how evenly the beats came by what was read of them
+      (`distill.nn.pulse.pulse_profile`); needs `rhythm`.
     normalisation: "gravity" keeps the unit, "zscore" does not.
 
   Returns:
-    The encoder; `dim` is `width`, or twice that with "mean_sd", and one more with `skip`.
+    The encoder; `dim` is `width`, or twice that with "mean_sd", one more with `skip`, and 101
+    numbers more with `profile`.
 
   Raises:
     DistillError: sizes that do not fit each other or the window, or another normalisation.
@@ -92,4 +96,4 @@ def build(
     rngs=rngs,
   )
   sizes = {"width": width, "depth": depth, "heads": heads}
-  return PatchTransformer(spec, stem, **sizes, pool=pool, skip=skip, rngs=rngs)
+  return PatchTransformer(spec, stem, **sizes, pool=pool, skip=skip, profile=profile, rngs=rngs)

@@ -23,7 +23,14 @@ SPEC = SignalSpec(
 
 
 def build(
-  *, seed: int, width: int = 64, depth: int = 2, heads: int = 4, patch: int = 20, pool: str = "mean"
+  *,
+  seed: int,
+  width: int = 64,
+  depth: int = 2,
+  heads: int = 4,
+  patch: int = 20,
+  pool: str = "mean",
+  profile: bool = False,
 ) -> PatchTransformer:
   """A freshly initialised teacher.
 
@@ -34,13 +41,16 @@ def build(
     heads: of the attention; divides `width`.
     patch: samples a token; divides the window.
     pool: "mean" or "mean_sd" (embedding twice as long).
+    profile: also how fast and how evenly the pulse came (`distill.nn.pulse.pulse_profile`).
 
   Returns:
-    The encoder; `dim` is `width`, or twice that with "mean_sd".
+    The encoder; `dim` is `width`, or twice that with "mean_sd", and 101 more with `profile`.
 
   Raises:
     DistillError: sizes that do not fit each other or the window.
   """
   rngs = nnx.Rngs(seed)
   stem = PatchStem(SPEC.samples, len(SPEC.channels), width, patch, rngs=rngs)
-  return PatchTransformer(SPEC, stem, width=width, depth=depth, heads=heads, pool=pool, rngs=rngs)
+  return PatchTransformer(
+    SPEC, stem, width=width, depth=depth, heads=heads, pool=pool, profile=profile, rngs=rngs
+  )

@@ -140,6 +140,95 @@ def test_the_rhythm_follows_the_embedding_of_teacher_and_student():
   assert students.build(seed=0, width=16, depth=1, rhythm=0).rhythm == 0
 
 
+def _slow_profile(rhythm: np.ndarray) -> np.ndarray:
+  """Of one window, in plain NumPy, a rate at a time."""
+  rates_hz = np.exp(np.linspace(np.log(0.6), np.log(4.0), 48))
+  lines = np.zeros((3, 48 + 8 + 24))
+  for j, span in enumerate((600, 200, 80)):
+    time_s, window = np.arange(span) / 10, np.hanning(span + 2)[1:-1]
+    for m, hz in enumerate(rates_hz):
+      power = []
+      for start in range(0, 600 - span + 1, span // 2):
+        part, total = rhythm[start : start + span], 0.0
+        for wave in (np.cos, np.sin):
+          basis = window * wave(2 * np.pi * hz * time_s)
+          total += (part @ basis) ** 2 / (basis @ basis)
+        power.append(total)
+      lines[j, 8 + m] = np.log(1 + np.mean(power) / 0.3)
+  pick = np.exp(2 * lines[1, 8:56])
+  pick /= pick.sum()
+  around = [[pick @ one[k : k + 48] for k in range(33)] for one in lines]
+  rate = pick @ np.log(rates_hz / np.sqrt(0.6 * 4.0))
+  return np.array([*np.ravel(around), rate, 1 + pick @ np.log(pick + 1e-6) / np.log(48)])
+
+
+def _profile(rhythm) -> np.ndarray:
+  return np.asarray(pulse.pulse_profile(jnp.asarray(rhythm, jnp.float32)))
+
+
+def test_the_profile_equals_a_plain_loop():
+  rhythm = _rhythm(np.stack([_ppg(_beats(np.random.default_rng(k))) for k in range(2)]))
+  found = _profile(rhythm)
+  assert found.shape == (2, pulse.PROFILE)
+  for one, expected in zip(found, map(_slow_profile, rhythm.astype(np.float64))):
+    np.testing.assert_allclose(one, expected, atol=2e-3)
+
+
+def test_the_profile_tells_the_rate_and_looks_the_same_at_any():
+  rates_bpm = np.array([45, 50, 60, 75, 90, 110, 135, 160, 180])
+  profiles = np.stack([_profile(_rhythm(_ppg(np.arange(0.3, 60, 60 / hr))))[0] for hr in rates_bpm])
+  found_bpm = 60 * np.sqrt(0.6 * 4.0) * np.exp(profiles[:, -2])
+  assert (np.diff(found_bpm) > 0).all()
+  fast = rates_bpm > 70  # of a slow pulse the first overtone is in range and takes a share
+  np.testing.assert_allclose(found_bpm[fast], rates_bpm[fast], rtol=0.08)
+  np.testing.assert_allclose(found_bpm, rates_bpm, rtol=0.25)
+  around = profiles[:, 33:66]  # over 20 s; place 8 is the pulse itself, 25 its overtone
+  np.testing.assert_array_equal(np.argmax(around, axis=1), 8)
+  assert np.corrcoef(around[3:7, :20]).min() > 0.75  # 75 to 135; the ends of the range cut it off
+
+
+def test_an_uneven_pulse_has_less_power_at_its_rate():
+  power = []
+  for sd_s in (0.0, 0.02, 0.05, 0.1):
+    some = [
+      0.3 + np.cumsum(0.9 + sd_s * np.random.default_rng(k).standard_normal(64)) for k in range(6)
+    ]
+    rhythms = np.concatenate([_rhythm(_ppg(beats_s)) for beats_s in some])
+    power.append(_profile(rhythms)[:, 33 + 8].mean())
+  assert (np.diff(power) < -0.05).all()
+
+
+def test_a_profile_of_nothing_is_zero_and_every_gradient_is_finite():
+  flat = jnp.zeros((1, 600))
+  beats = jnp.asarray(_rhythm(_ppg(_beats(np.random.default_rng(9)))))
+  for rhythm in (flat, beats, 1e-6 * beats, 1e3 * beats):
+    found, slope = jax.value_and_grad(lambda r: jnp.sum(pulse.pulse_profile(r)))(rhythm)
+    assert np.isfinite(np.asarray(slope)).all()
+    assert np.isfinite(found)
+  assert not _profile(flat).any()
+
+
+def test_the_profile_is_part_of_the_embedding_of_teacher_and_student():
+  rng = np.random.default_rng(10)
+  plain = teachers.build(seed=0, width=16, depth=1), _student()
+  with_it = teachers.build(seed=0, width=16, depth=1, profile=True), _student(profile=True)
+  for short, long in zip(plain, with_it):
+    windows = 0.1 * rng.standard_normal((2, *short.spec.shape)).astype(np.float32)
+    mask = np.ones(windows.shape, bool)
+    mask[1] = False
+    wide = Forward(long, batch_size=2, rhythm=True)(windows, mask)
+    assert long.dim == short.dim + pulse.PROFILE
+    embedding, profile, rhythm = np.split(wide, [short.dim, long.dim], axis=1)
+    np.testing.assert_allclose(embedding, Forward(short, batch_size=2)(windows, mask), atol=1e-5)
+    np.testing.assert_allclose(profile, _profile(rhythm), atol=1e-4)
+    assert not wide[1].any()  # nothing observed
+    layers_of = long.by_layer(jnp.asarray(windows), jnp.asarray(mask))
+    assert layers_of["tokens"].shape[1] < short.dim + 1
+    assert layers_of["embedding"].shape[1] == long.dim
+  with pytest.raises(Exception, match=r"profile is read off a rhythm.*student.rhythm"):
+    _student(rhythm=0, profile=True)
+
+
 def _student(**sizes):
   return students.build(seed=0, **{"width": 16, "depth": 1, "rhythm": 8, **sizes})
 

@@ -147,6 +147,7 @@ class PatchTransformer(Encoder):
     heads: int,
     pool: str,
     skip: bool = False,
+    profile: bool = False,
     rngs: nnx.Rngs,
   ):
     if pool not in POOLINGS:
@@ -158,8 +159,14 @@ class PatchTransformer(Encoder):
     self.pool = pool
     self.width = width
     self.skip = skip
-    self.dim = width * ((2 if pool == "mean_sd" else 1) + skip)
+    self.profile = profile
+    self.dim = width * ((2 if pool == "mean_sd" else 1) + skip) + profile * pulse.PROFILE
     self.transformer = layers.Transformer(width, depth, heads, rngs=rngs)
+    if profile and not self.rhythm:
+      raise DistillError(
+        "profile is read off a rhythm and this encoder has none; give student.rhythm a width, such"
+        " as 32, or set profile=False"
+      )
 
   def tokens(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Tokens with positions added, [batch, tokens, width], and which of them were observed."""
@@ -180,17 +187,37 @@ class PatchTransformer(Encoder):
     return self.transformer(tokens, observed, (places if index is None else index) % times)
 
   def __call__(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    return self._pooled(*self.tokens(signal, self.check(signal, mask)))
+    return self._embed(signal, self.check(signal, mask))[0]
 
   @property
   def rhythm(self) -> int:
-    return self.stem.frames if getattr(self.stem, "reader", None) is not None else super().rhythm
+    return self.stem.frames if self._reads_rhythm else super().rhythm
+
+  @property
+  def _reads_rhythm(self) -> bool:
+    """Whether the stem reads one; else it is the pulse's own, if there is a pulse."""
+    return getattr(self.stem, "reader", None) is not None
 
   def with_rhythm(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    if getattr(self.stem, "reader", None) is None:
-      return super().with_rhythm(signal, mask)
-    tokens, observed, rhythm = self.stem.read(signal, self.check(signal, mask))
-    return jnp.concatenate([self._pooled(self._placed(tokens), observed), rhythm], axis=1)
+    if not self.rhythm:
+      return self(signal, mask)
+    return jnp.concatenate(self._embed(signal, self.check(signal, mask), rhythm=True), axis=1)
+
+  def _embed(
+    self, signal: jax.Array, mask: jax.Array, *, rhythm: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """The embedding, and the rhythm [batch, frames] where it was asked for or is needed."""
+    found = jnp.zeros((len(signal), 0))
+    if self._reads_rhythm:
+      tokens, observed, found = self.stem.read(signal, mask)
+      pooled = self._pooled(self._placed(tokens), observed)
+    else:
+      pooled = self._pooled(*self.tokens(signal, mask))
+      if rhythm or self.profile:
+        found = pulse.pulse_rhythm(signal, mask, rate_hz=self.spec.rate_hz)
+    if self.profile:
+      pooled = jnp.concatenate([pooled, pulse.pulse_profile(found)], axis=1)
+    return pooled, found
 
   def _pooled(self, tokens: jax.Array, observed: jax.Array) -> jax.Array:
     pooled = POOLINGS[self.pool](self.encode(tokens, observed), observed)
@@ -211,7 +238,7 @@ class PatchTransformer(Encoder):
       short: Any = nnx.clone(self)
       short.transformer.depth = count
       short.transformer.norm = _same
-      short.skip = False
+      short.skip = short.profile = False
       found[name] = short(signal, mask)
     return found
 

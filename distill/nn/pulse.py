@@ -1,7 +1,8 @@
-"""When the pulse came: the upstrokes of a PPG window as one value every tenth of a second.
+"""When the pulse came, one value every tenth of a second, and what that says of its rate.
 
 A minute of PPG is nearly fingerprinted by its beat times. A pooled embedding loses them, so they
-stand beside it: as a target for students, and in the gallery of retrieval. Nothing is learnt here.
+stand beside it: as a target for students, and in the gallery of retrieval. How fast and how evenly
+the pulse came is read off them, and is part of the embedding. Nothing is learnt here.
 """
 
 import jax
@@ -11,6 +12,14 @@ import numpy as np
 RHYTHM_HZ = 10.0
 _HALF_S = 0.1  # of the Hann window that a value averages over: beats a tenth of a second apart
 _LOCAL_S = 4.1  # stretch in which all pulses count alike, whatever their height
+# Of the rates that a profile looks at, evenly spaced in log frequency, and the stretches over which
+# their power is taken: a steady pulse adds up most over the whole minute, one that varies is lost
+# less in short ones, so that their differences say how much it varies. Ours.
+RATES_HZ, RATES, SPANS_S = (0.6, 4.0), 48, (60.0, 20.0, 8.0)
+_LINE_FLOOR = 0.3  # of the power that noise gives; above it the logarithm tells sizes apart
+_SHARPNESS = 2.0  # of the pick of the rate, per log power
+_BELOW, _ABOVE = 8, 24  # rates around the picked one; the first overtone lies 17 above
+PROFILE = len(SPANS_S) * (_BELOW + 1 + _ABOVE) + 2
 _FLOOR = 1e-3  # of the variance of the whole window, below which a stretch is not amplified further
 
 
@@ -74,3 +83,56 @@ def _local_sum(values: jax.Array) -> jax.Array:
   """[batch, frames] -> sum over _LOCAL_S around each frame."""
   width = round(_LOCAL_S * RHYTHM_HZ)
   return jax.lax.reduce_window(values, 0.0, jax.lax.add, (1, width), (1, 1), "SAME")
+
+
+def fourier_basis(frames: int, waves: int, frame_hz: float, low_hz: float, high_hz: float):
+  """[frames, 2 * waves] Hann-windowed cosines, then sines, evenly spaced in log frequency."""
+  time_s = np.arange(frames) / frame_hz
+  angle = 2 * np.pi * time_s[:, None] * np.geomspace(low_hz, high_hz, waves)
+  window = np.hanning(frames + 2)[1:-1, None]
+  basis = np.concatenate([window * np.cos(angle), window * np.sin(angle)], axis=1)
+  return (basis / np.linalg.norm(basis, axis=0)).astype(np.float32)
+
+
+def pulse_profile(rhythm: jax.Array) -> jax.Array:
+  """Power of a rhythm around its own rate, the log of that rate, and how sure the rate is.
+
+  With l_s[m] the log power at rate m over stretches of span s, and w = softmax(sharpness * l_20 s)
+  over the rates, the values are
+
+      profile  sum_m w[m] l_s[m + k]   for each span s and k from -8 to 24 steps of 4 %
+      rate     sum_m w[m] log(rate_m / middle of the range)
+      sureness 1 + sum_m w[m] log w[m] / log(number of rates), from 0 to 1
+
+  So a pulse looks the same at any rate, and a peak that is broad, or lower over the whole minute
+  than over short stretches, says that the intervals vary. Of a slow pulse the overtones are in
+  range too and take a share of the pick, so that its rate reads fast. Ours.
+
+  Args:
+    rhythm: [batch, frames] float32 of about unit variance, `RHYTHM_HZ` values a second.
+
+  Returns:
+    [batch, PROFILE] float32; zeros for a rhythm of zeros.
+  """
+  lines = jnp.stack([_log_power(rhythm, span_s) for span_s in SPANS_S], axis=1)
+  pick = jax.nn.softmax(_SHARPNESS * lines[:, 1], axis=1)
+  padded = jnp.pad(lines, ((0, 0), (0, 0), (_BELOW, _ABOVE)))
+  around = np.arange(RATES)[:, None] + np.arange(_BELOW + 1 + _ABOVE)
+  profile = jnp.einsum("bm,bsmk->bsk", pick, padded[:, :, around]).reshape(len(rhythm), -1)
+  low, high = np.log(RATES_HZ)
+  rate = pick @ np.linspace(low - high, high - low, RATES, dtype=np.float32)[:, None] / 2
+  entropy = -jnp.sum(pick * jnp.log(pick + 1e-6), axis=1, keepdims=True)
+  sureness = 1.0 - entropy / np.float32(np.log(RATES))
+  found = jnp.concatenate([profile, rate, sureness], axis=1)
+  return jnp.where(jnp.any(rhythm != 0, axis=1, keepdims=True), found, 0.0)
+
+
+def _log_power(rhythm: jax.Array, span_s: float) -> jax.Array:
+  """[batch, RATES]: of stretches that overlap by half, their power's mean; 0 for no power."""
+  span = min(round(span_s * RHYTHM_HZ), rhythm.shape[1])
+  basis = fourier_basis(span, RATES, RHYTHM_HZ, *RATES_HZ)
+  starts = range(0, rhythm.shape[1] - span + 1, max(1, span // 2))
+  stretches = jnp.stack([rhythm[:, i : i + span] for i in starts], axis=1)
+  cosine, sine = jnp.split(stretches @ basis, 2, axis=2)
+  power = jnp.mean(jnp.square(cosine) + jnp.square(sine), axis=1)
+  return jnp.log1p(power / _LINE_FLOOR)

@@ -67,15 +67,6 @@ def _overlapping_bands(filters: int, mixes: int) -> np.ndarray:
   return (bands / np.linalg.norm(bands, axis=0)).astype(np.float32)
 
 
-def _fourier_basis(frames: int, waves: int, frame_hz: float, low_hz: float, high_hz: float):
-  """[frames, 2 * waves] Hann-windowed sine and cosine pairs, evenly spaced in log frequency."""
-  time_s = np.arange(frames) / frame_hz
-  angle = 2 * np.pi * time_s[:, None] * np.geomspace(low_hz, high_hz, waves)
-  window = np.hanning(frames + 2)[1:-1, None]
-  basis = np.concatenate([window * np.cos(angle), window * np.sin(angle)], axis=1)
-  return (basis / np.linalg.norm(basis, axis=0)).astype(np.float32)
-
-
 class RateReader(nnx.Module):
   """Reads the rate of a rhythm off its modulation spectrum, whichever band carries it.
 
@@ -221,7 +212,9 @@ class FilterbankStem(nnx.Module):
     self.bank = nnx.Param(jnp.asarray(_gabor_bank(taps, filters, rate_hz, 1.0, 0.45 * rate_hz)))
     self.mix = nnx.Linear(filters, mixes, rngs=rngs)
     self.mix.kernel[...] = jnp.asarray(_overlapping_bands(filters, mixes))
-    self.modulation = nnx.Param(jnp.asarray(_fourier_basis(stretch, waves, frame_hz, 0.5, 4.5)))
+    self.modulation = nnx.Param(
+      jnp.asarray(pulse.fourier_basis(stretch, waves, frame_hz, 0.5, 4.5))
+    )
     self.project = nnx.Linear((mixes + bool(rhythm)) * waves, width, rngs=rngs)
     self.level = nnx.Linear(filters, width, rngs=rngs)
     self.reader = RhythmReader(2 * filters, rhythm, rngs=rngs) if rhythm else None
