@@ -120,16 +120,24 @@ def _simulated() -> ConfigDict:
 
 
 def _small() -> ConfigDict:
-  # Estimated from what the parts of the demo take: some 20 minutes on two cores.
+  galleries = "evaluate.galleries=(30,100,300,1000)"
   overrides = (
     *REDUCED,
+    "supervised.shares=(0.01,0.1,1.0)",
     "supervised.steps=130",
     "supervised.eval_every=50",
     "evaluate.shares=(0.01,0.1)",
-    "evaluate.galleries=(30,100,300,1000)",
+    galleries,
   )
   cells, curves = _by_amplitude(QUICKSTART, (0, 1, 2), overrides, devices=("fine",))
   cells += _by_amplitude(QUICKSTART, (1,), overrides, devices=("coarse",))[0]
+  pretrained = ("pretrain.steps=200", "pretrain.eval_every=50")
+  steps = {"masked": pretrained, "contrastive": pretrained, "joint": (), "labels": ()}
+  cells += [
+    (f"fine-{name}", _rival(name), (*REDUCED, *some, galleries)) for name, some in steps.items()
+  ]
+  twice = (*REDUCED, *pretrained, galleries, "data.simulated.amplitude=2.0")
+  cells.append(("fine-masked-x2", _rival("masked"), twice))
   return _grid("small", cells, curves, reference="fine-x1", seeds=(0,))
 
 
