@@ -18,6 +18,8 @@ import pathlib
 
 from distill.config import ConfigDict, base
 
+FEW = (0.35, 0.5, 0.7)  # shares of sets of few people: 2, 3 and 4 of six
+
 
 def get_config(variant: str = "") -> ConfigDict:
   """Simulated; "mood", "motion" and "heart" for recorded sets; "smoke" shows that it runs."""
@@ -29,17 +31,21 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.sets = ("wesad",)
     config.data.splits = str(pathlib.Path(__file__).parent / "splits")
     config.layers.tasks = ("wesad/activity",)
+    config.layers.shares = FEW
   elif variant in ("motion", "heart"):
     sets = {"motion": ("pamap2", "hhar", "motionsense"), "heart": ("mitbih",)}[variant]
     target = {"motion": "activity", "heart": "arrhythmia"}[variant]
     config.data.sets = ()
     config.data.window_s = config.data.hop_s = {"motion": 10.0, "heart": 60.0}[variant]
     config.layers.tasks = tuple(f"{name}/{target}" for name in sets)
+    if variant == "motion":
+      config.layers.shares = FEW
   elif variant == "smoke":
     config.folds = (0,)
     config.data.simulated.participants = 12
     config.data.simulated.minutes = 6
     config.data.workers = 0
+    config.layers.shares = FEW
     config.layers.tasks = ("simulated/activity",)
   elif variant:
     raise ValueError(f"unknown variant {variant!r}; there are: mood, motion, heart, smoke")
