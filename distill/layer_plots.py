@@ -201,9 +201,9 @@ def _curves(axes: Axes, name: str, curves: Mapping[str, Rows], beside: Mapping[s
     color, marker, dashes, fill = CURVE_LOOKS[-1 if last else place % (len(CURVE_LOOKS) - 1)]
     if not beside:  # their own panel: the lines that they have in the others
       color, dashes = MID, LEVEL_LINES[place % len(LEVEL_LINES)]
-    # Bars of one number of people stand side by side.
-    aside = 1.07 ** (place - (len(curves) - 1) / 2)
     people, values = np.array([_people(row) for row in rows]), [_auc(row) for row in rows]
+    # Bars of one number of people stand side by side, whatever the axis spans.
+    aside = (people.max() / people.min()) ** (0.016 * (place - (len(curves) - 1) / 2))
     limits = np.array([ends(row["auc"], _auc(row)) for row in rows])
     axes.vlines(people * aside, *limits.T, color=color, linewidth=1)
     axes.plot(people * aside, values, color=color, marker=marker, linestyle=dashes, markersize=5,

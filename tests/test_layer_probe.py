@@ -247,7 +247,7 @@ def test_curves_hold_the_stored_numbers_by_people_and_their_bars(monkeypatch):
     for layer, bars in zip(named, axes.collections, strict=True):
       own = [r for r in rows if (r["encoder"], r["layer"]) == (encoder, layer)]
       own.sort(key=lambda r: r["share"])
-      np.testing.assert_allclose(lines[layer].get_xdata(), [2, 3.5, 11.5], rtol=0.16)
+      np.testing.assert_allclose(lines[layer].get_xdata(), [2, 3.5, 11.5], rtol=0.06)
       np.testing.assert_array_equal(lines[layer].get_ydata(), [r["auc"]["value"] for r in own])
       ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
       assert ends == [[r["auc"]["lo"], r["auc"]["hi"]] for r in own]
