@@ -7,7 +7,8 @@ participants held out (arXiv 2509.00221 does so with wav2vec 2.0 and HuBERT). No
 with this toolkit: the speech network is small and at random, a strong control for convolutions, and
 is called so. Give your own, imported with `distill import-teacher wav2vec2 FOLDER --out=DIR`, and
 finished students and teachers as `--config.layers.encoders="('wav2vec2=DIR',)"`; "{fold}" in DIR is
-the fold's number, as in `student=runs/wrists/fold{fold}/student`.
+the fold's number, as in `student=runs/wrists/fold{fold}/student`. Every layer is probed with all
+labels, and with those of some training people (`config.layers.shares`).
 
 Variant "mood" is WESAD (`--config.data.source=DIR`): baseline, stress, amusement, meditation.
 "motion" reads PAMAP2, HHAR and MotionSense, "heart" MIT-BIH, for those who have the files. Sizes
