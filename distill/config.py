@@ -175,7 +175,7 @@ def base() -> ConfigDict:
   # NAME=MODEL_FOLDER, none of which has seen held-out people; "{fold}" is the fold's number
   config.layers.encoders = ()
   config.layers.random = ConfigDict({"build": "teachers.speech:small"})
-  config.layers.shares = (0.1,)  # of the training people, beside all of them
+  config.layers.shares = (0.03, 0.1, 0.3)  # of the training people, beside all of them
 
   config.day = ConfigDict({"participants": 4000, "seed": 0})  # of the cohort of `distill day`
 
@@ -409,7 +409,7 @@ def _check_values(config: ConfigDict) -> None:
     raise DistillError(
       f"config.pretrain.side is {config.pretrain.side!r}; expected teacher or student"
     )
-  for section in ("supervised", "evaluate"):
+  for section in ("supervised", "evaluate", "layers"):
     shares = tuple(config[section].shares)
     if len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
       raise DistillError(

@@ -9,6 +9,7 @@ with `distill import-teacher` and named in `config.layers.encoders`.
 import itertools
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ GUESS = "guess"
 Features = dict[tuple[str, str], np.ndarray]  # (encoder, layer) -> [n, width]
 Windows = Mapping[str, np.ndarray]  # by signal, or by layer
 Reader = Callable[[Windows], Windows]  # raw windows -> layer -> [n, width]
+Parts = Sequence[np.ndarray]  # of every window its part, fold by fold
 AnySet = PreparedSet | labelled.LabelledSet
 
 
@@ -59,7 +61,8 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     folder: work folder; claimed for this config, or resumed.
 
   Returns:
-    task -> list of rows {"encoder", "layer", "modality", "share", "dim", **scores}.
+    task -> list of rows {"encoder", "layer", "share", "labelled", "dim", "strengths", **scores};
+    "labelled" is the number of training people whose labels were used, fold by fold.
 
   Raises:
     DistillError: a task of an unknown set or column, or an encoder that has seen held-out people.
@@ -78,9 +81,9 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
 
 
 def draw(folder: str | Path) -> None:
-  """layers.md with the tables and plots/layers_<task>.(svg|png), from layers.json alone."""
+  """layers.md with the tables and plots/layers_<task>*.(svg|png), from layers.json alone."""
   folder = Path(folder)
-  drawn = [layer_plots.draw(task, rows) for task, rows in load(folder).items()]
+  drawn = [plot for task, rows in load(folder).items() for plot in layer_plots.draw(task, rows)]
   report.write_plots(folder / "plots", drawn)
   report.replace(folder / "layers.md", markdown(folder))
 
@@ -242,13 +245,40 @@ def _probe_task(config: ConfigDict, folds: Sequence[Fold], task: str) -> list[di
   columns = {"participant": prepared.index["participant"][rows], target: label[rows]}
   features = _features(config, prepared, rows)
   parts = [split_of(k).part_of(columns["participant"]) for k in config.folds]
+  by_share = _fewer_labels(config, task, columns["participant"], columns[target], parts)
   found = []
-  shares = [share for share in config.layers.shares if share < 1] + [1.0]
   for encoder, layer in tqdm(features[0], desc=f"probe {task}", unit="layer"):
     tables = [EmbeddingTable(of_fold[encoder, layer], columns) for of_fold in features]
-    for share in shares:
-      scores = _pooled(tables, target, parts, share, config.seed)
+    for share, parts_then in by_share.items():
+      scores = _pooled(tables, target, parts_then)
       found.append({"encoder": encoder, "layer": layer, "share": share} | scores)
+  return found
+
+
+def _fewer_labels(
+  config: ConfigDict, task: str, participant: np.ndarray, label: np.ndarray, parts: Parts
+) -> dict[float, Parts]:
+  """Share -> part of every window, fold by fold, "" for training people without labels.
+
+  The people of a share are the same for every layer, and lie within those of a larger one. A share
+  that leaves a fold less than two people, or one class alone, is left out, aloud; all people stay.
+  """
+  found: dict[float, Parts] = {}
+  for share in sorted({*config.layers.shares, 1.0}):
+    of_folds, people, classes = [], [], []
+    for part in parts:
+      training = np.unique(participant[part == "train"]).tolist()
+      kept = splits.labelled(training, share, config.seed)
+      own = np.where((part != "train") | np.isin(participant, kept), part, "")
+      of_folds.append(own)
+      people.append(len(kept))
+      classes.append(len(np.unique(label[own == "train"])))
+    if share < 1 and (min(people) < 2 or min(classes) < 2):
+      few = "are less than two participants" if min(people) < 2 else "have one class alone"
+      told = f"{100 * share:g} % of the training people {few} in a fold; left out"
+      tqdm.write(f"{task}: {told}", file=sys.stderr)
+      continue
+    found[share] = of_folds
   return found
 
 
@@ -277,20 +307,13 @@ def _label(prepared: AnySet, target: str) -> np.ndarray:
   return prepared.index[target]
 
 
-def _pooled(
-  tables: Sequence[EmbeddingTable],
-  target: str,
-  parts: Sequence[np.ndarray],
-  share: float,
-  seed: int,
-) -> dict[str, Any]:
+def _pooled(tables: Sequence[EmbeddingTable], target: str, parts: Parts) -> dict[str, Any]:
   """Scores of the test windows of all folds, each told by a probe that never saw the person."""
   classes = tuple(np.unique(tables[0][target]).tolist())
-  true, probabilities, people, strengths = [], [], [], []
+  true, probabilities, people, strengths, labelled_people = [], [], [], [], []
   for table, part in zip(tables, parts, strict=True):
     train, validation, test = (table.where(part == name) for name in PARTS)
     probes.check_people({"train": train, "validation": validation, "test": test})
-    train = _some_people(train, share, seed)
     if len(np.unique(train[target])) < 2:
       continue
     model = probes.fit_classes(train, validation, target)
@@ -302,22 +325,14 @@ def _pooled(
     probabilities.append(found)
     people.append(test["participant"])
     strengths.append(model.strength)
+    labelled_people.append(len(np.unique(train["participant"])))
   if not true:
     raise DistillError(f"the training people of no fold have two classes of {target!r}")
   scores = probes.score_classes(
     np.concatenate(true), np.concatenate(probabilities), classes, np.concatenate(people)
   )
-  return scores | {"dim": tables[0].embedding.shape[1], "strengths": strengths}
-
-
-def _some_people(train: EmbeddingTable, share: float, seed: int) -> EmbeddingTable:
-  """The windows of a share of the training people, at least two; the same ones for every layer."""
-  people = np.unique(train["participant"])
-  count = max(2, round(share * len(people)))
-  if count >= len(people):
-    return train
-  kept = np.random.default_rng(seed).choice(people, count, replace=False)
-  return train.where(np.isin(train["participant"], kept))
+  dim = tables[0].embedding.shape[1]
+  return scores | {"labelled": labelled_people, "dim": dim, "strengths": strengths}
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -685,7 +685,8 @@ def _classes_table(task: str, rows: Sequence[Mapping[str, Any]]) -> Table:
   """One row a layer; shares of the training people side by side."""
   shares = sorted({row["share"] for row in rows}, reverse=True)
   header = ["encoder, layer", "dim", "AUC", "95 %", "F1", "95 %", "pooled AUC", "pooled F1"]
-  header += [f"AUC, {100 * share:g} % of people" for share in shares[1:]]
+  people = {row["share"]: _from_to(row["labelled"]) for row in rows}
+  header += [f"AUC, {100 * share:g} % ({people[share]} people)" for share in shares[1:]]
   found: dict[tuple[str, str], dict[float, Mapping[str, Any]]] = {}
   for row in rows:
     found.setdefault((row["encoder"], row["layer"]), {})[row["share"]] = row
@@ -708,8 +709,9 @@ def _classes_table(task: str, rows: Sequence[Mapping[str, Any]]) -> Table:
   first = rows[0]
   title = f"{task}: {first['n_windows']} windows of {first['n_participants']} participants"
   note = (
-    f"Logistic probes. AUC and macro F1 are means over participants ({first['n_auc']} have more"
-    " than one class and so an AUC) with 95 % t intervals; chance is an AUC of 0.5."
+    f"Logistic probes on the labels of {people[shares[0]]} training people, in the last columns of"
+    f" fewer. AUC and macro F1 are means over participants ({first['n_auc']} have more than one"
+    " class and so an AUC) with 95 % t intervals; chance is an AUC of 0.5."
   )
   return Table(title, tuple(header), cells, note, brief=tuple(range(len(header))))
 
@@ -748,6 +750,11 @@ def _pipes(some: Table) -> str:
 
 def _number(value: float | None, digits: int, *, sign: bool = False) -> str:
   return "" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _from_to(counts: Sequence[int]) -> str:
+  low, high = min(counts), max(counts)
+  return str(low) if low == high else f"{low} to {high}"
 
 
 def _percent(share: float | None) -> str:

@@ -1,7 +1,10 @@
 """Layers of frozen encoders: every layer is probed on people held out, labels of ectopic beats."""
 
+import itertools
+
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from distill import baselines, cli, layer_plots, layer_probe, models, probes, workdir
@@ -62,7 +65,8 @@ def test_every_layer_of_every_encoder_is_probed(found):
   expected = {(f"speech, random ({m})", layer) for m in ("ppg", "acc") for layer in layers}
   expected |= {("hand-made (acc)", "motion"), ("hand-made (ppg)", "rhythm"), ("guess", "")}
   assert {(row["encoder"], row["layer"]) for row in rows} == expected
-  assert {row["share"] for row in rows} == {0.1, 1.0}
+  labelled = {row["share"]: row["labelled"] for row in rows}
+  assert labelled == {0.35: [2], 0.5: [3], 0.7: [4], 1.0: [6]}
   of = {(row["encoder"], row["layer"], row["share"]): row for row in rows}
   assert of["guess", "", 1.0]["auc"]["value"] == 0.5
   assert of["speech, random (acc)", "conv0", 1.0]["dim"] == 2 * 4 * 3  # mean and SD, three axes
@@ -70,23 +74,25 @@ def test_every_layer_of_every_encoder_is_probed(found):
 
 def test_the_figure_draws_every_layer_and_share_from_the_stored_numbers(found, monkeypatch):
   folder, rows, _ = found
-  assert (folder / "plots" / "layers_simulated_activity.png").stat().st_size > 10_000
+  for name in ("layers_simulated_activity", "layers_simulated_activity_people"):
+    assert (folder / "plots" / f"{name}.png").stat().st_size > 10_000
+    assert (folder / "plots" / f"{name}.svg").is_file()
   panels = []
   monkeypatch.setattr(layer_plots, "_panel", lambda *given: panels.append(given))
-  layer_plots.draw("simulated/activity", rows)
+  layer_plots.by_layer("simulated/activity", rows)
   monkeypatch.undo()
   assert [name for _, name, _, _ in panels] == ["speech, random (ppg)", "speech, random (acc)"]
   assert list(panels[0][3]) == ["hand-made (acc)", "hand-made (ppg)", "guess"]
   axes = Figure().subplots()
   layer_plots._panel(axes, *panels[1][1:])
   lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
-  for share in (0.1, 1.0):
+  for share in (0.35, 1.0):
     own = [r for r in rows if r["encoder"] == "speech, random (acc)" and r["share"] == share]
     drawn = lines[f"labels of {100 * share:g} % of the training people"]
     np.testing.assert_array_equal(
       drawn, [np.nan if (v := r["auc"]["value"]) is None else v for r in own]
     )
-  plot = layer_plots.draw("simulated/activity", rows)
+  plot = layer_plots.by_layer("simulated/activity", rows)
   assert "speech, random (acc) is best at" in plot.alt
   assert "guess 0.50" in plot.alt
 
@@ -112,6 +118,8 @@ def test_scores_are_those_of_probes_on_the_split(found):
     assert row["f1"]["value"] == pytest.approx(expected["f1"]["value"])
   text = (folder / "layers.md").read_text()
   assert f"{row['auc']['value']:.3f}" in text
+  assert "| AUC, 70 % (4 people) | AUC, 50 % (3 people) | AUC, 35 % (2 people) |" in text
+  assert "labels of 6 training people" in text
   assert "speech, random (ppg), conv1" in text
 
 
@@ -151,17 +159,130 @@ def test_an_encoder_named_with_the_fold_is_another_one_in_each(smoke, tmp_path):
   assert {name for name, _ in differing} == {"s"}
 
 
-def test_shares_of_people_are_the_same_for_every_layer_and_never_below_two():
-  columns = {"participant": np.repeat([f"p{i}" for i in range(20)], 3)}
-  first, second = (
-    layer_probe._some_people(EmbeddingTable(np.full((60, width), 1.0, np.float32), columns), 0.2, 0)
-    for width in (2, 5)
+def _labels_of(shares, label, people=20):
+  """What `_fewer_labels` keeps of `people` training people and two held out, three windows each."""
+  participant = np.repeat([f"p{i:02d}" for i in range(people + 2)], 3)
+  part = np.repeat(["train"] * people + ["validation", "test"], 3)
+  words = [f"--config.layers.shares={shares}"]
+  config = configs.load(f"{ROOT}/configs/speech_probe.py:smoke", words)
+  label = np.resize(label, len(part))
+  found = layer_probe._fewer_labels(config, "set/column", participant, label, [part])
+  return participant, part, {share: of_folds[0] for share, of_folds in found.items()}
+
+
+def test_people_of_a_share_lie_within_those_of_a_larger_one_and_no_others_change():
+  participant, part, found = _labels_of((0.5, 0.1, 0.2), ["a", "b", "a"])
+  kept = [np.unique(participant[some == "train"]).tolist() for some in found.values()]
+  assert list(found) == [0.1, 0.2, 0.5, 1.0]
+  assert [len(people) for people in kept] == [2, 4, 10, 20]
+  assert set(kept[0]) < set(kept[1]) < set(kept[2])
+  for some in found.values():
+    np.testing.assert_array_equal(some[part != "train"], part[part != "train"])
+    assert set(some[part == "train"]) <= {"train", ""}
+
+
+def test_shares_of_less_than_two_people_or_classes_are_left_out_aloud(capfd):
+  *_, found = _labels_of((0.09, 0.1), ["a", "b"])
+  assert list(found) == [0.1, 1.0]
+  told = capfd.readouterr().err
+  assert "set/column: 9 % of the training people are less than two participants in a fold" in told
+  *_, found = _labels_of((0.5,), ["a"])
+  assert list(found) == [1.0]
+  assert (
+    "50 % of the training people have one class alone in a fold; left out" in capfd.readouterr().err
   )
-  assert len(np.unique(first["participant"])) == 4
-  np.testing.assert_array_equal(first["participant"], second["participant"])
-  few = layer_probe._some_people(first, 0.01, 0)
-  assert len(np.unique(few["participant"])) == 2
-  assert len(layer_probe._some_people(first, 1.0, 0)) == len(first)
+
+
+def test_shares_that_are_none_are_refused():
+  for shares in ("(0.1,0.1)", "(0.0,)", "(3.0,)"):
+    with pytest.raises(
+      DistillError, match=r"config.layers.shares is .* such as \(0.01, 0.1, 1.0\)"
+    ):
+      configs.load(f"{ROOT}/configs/speech_probe.py:smoke", [f"--config.layers.shares={shares}"])
+
+
+def _curve_rows():
+  """Rows of made numbers: two encoders of several layers, two of one."""
+  layers = {
+    "speech": [f"conv{i}" for i in range(4)] + ["hidden0", "hidden1", "last", "embedding"],
+    "ours": ["tokens", "block1", "block2", "embedding"],
+    "hand-made": ["motion"],
+    "guess": [""],
+  }
+  rng, rows = np.random.default_rng(0), []
+  for encoder, layer in ((e, layer) for e, some in layers.items() for layer in some):
+    for share, labelled in ((0.3, [3, 4]), (1.0, [11, 12]), (0.1, [2, 2])):
+      value = float(rng.uniform(0.6, 0.9))
+      auc = {"value": value, "lo": value - 0.1, "hi": value + 0.05}
+      row = {"encoder": encoder, "layer": layer, "share": share, "labelled": labelled, "auc": auc}
+      rows.append(row | {"n_participants": 5, "n_windows": 50})
+  return rows
+
+
+def _figure_by_people(rows, monkeypatch):
+  """The figure itself and its plot."""
+  figures = []
+  finished = layer_plots.finished
+  monkeypatch.setattr(
+    layer_plots, "finished", lambda *given: figures.append(given[0]) or finished(*given)
+  )
+  return layer_plots.by_people("set/column", rows), figures[0]
+
+
+def test_curves_hold_the_stored_numbers_by_people_and_their_bars(monkeypatch):
+  rows = _curve_rows()
+  plot, figure = _figure_by_people(rows, monkeypatch)
+  titles = [axes.get_title(loc="left") for axes in figure.axes]
+  assert titles == ["speech", "ours", "one layer alone: thin lines beside"]
+  for encoder, axes in zip(("speech", "ours"), figure.axes, strict=False):
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "3.5", "11.5"]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    expected = ["conv0", "conv1", "conv3", "hidden1", "embedding"]
+    expected = expected if encoder == "speech" else ["tokens", "block1", "block2", "embedding"]
+    named = [name for name in lines if not name.startswith("_")]
+    assert named == expected
+    looks = {(lines[n].get_marker(), lines[n].get_linestyle()) for n in named}
+    assert len(looks) == len(named)  # told apart without colour
+    for layer, bars in zip(named, axes.collections, strict=True):
+      own = [r for r in rows if (r["encoder"], r["layer"]) == (encoder, layer)]
+      own.sort(key=lambda r: r["share"])
+      np.testing.assert_allclose(lines[layer].get_xdata(), [2, 3.5, 11.5], rtol=0.06)
+      np.testing.assert_array_equal(lines[layer].get_ydata(), [r["auc"]["value"] for r in own])
+      ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+      assert ends == [[r["auc"]["lo"], r["auc"]["hi"]] for r in own]
+    assert len(axes.get_lines()) == len(named) + 2  # those of one layer beside them
+  assert "with the labels of 2, 3.5, 11.5 training people. speech, conv0 0." in plot.alt
+  assert "speech, conv2" not in plot.alt
+  assert "hand-made 0." in plot.alt
+
+
+def test_no_words_of_the_curves_overlap(monkeypatch):
+  _, figure = _figure_by_people(_curve_rows(), monkeypatch)
+  FigureCanvasAgg(figure).draw()
+  words = [*figure.texts]
+  for axes in figure.axes:
+    words += [axes.yaxis.label, axes.xaxis.label, axes._left_title, *axes.get_legend().get_texts()]
+    words += [*axes.get_xticklabels(), *axes.get_yticklabels()]
+  words = list(
+    {id(text): text for text in words if text.get_visible() and text.get_text()}.values()
+  )
+  boxes = [text.get_window_extent() for text in words]
+  legends = [axes.get_legend().get_window_extent() for axes in figure.axes]
+  frames = [axes.get_window_extent() for axes in figure.axes]
+  assert len(boxes) > 20
+  for some in (boxes, legends, frames):
+    assert not [(a, b) for a, b in itertools.combinations(some, 2) if a.overlaps(b)]
+  assert not any(frame.overlaps(legend) for frame in frames for legend in legends)
+  whole = figure.bbox
+  assert all(whole.contains(*box.min) and whole.contains(*box.max) for box in boxes)
+
+
+def test_one_number_of_people_is_no_curve():
+  rows = [row for row in _curve_rows() if row["share"] == 1.0]
+  assert [plot.name for plot in layer_plots.draw("set/column", rows)] == ["layers_set_column"]
+  drawn = layer_plots.draw("set/column", _curve_rows())
+  assert [plot.name for plot in drawn] == ["layers_set_column", "layers_set_column_people"]
 
 
 def test_ectopic_windows_are_those_with_an_early_beat(smoke):
