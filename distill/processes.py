@@ -26,16 +26,28 @@ def join(where: str) -> None:
   Raises:
     DistillError: another text, or processes that did not meet.
   """
+  arguments = () if where == AUTO else _parsed(where)
   try:
-    if where == AUTO:
-      jax.distributed.initialize()
-      return
-    address, count, index = where.split(",")
-    host, port = address.rsplit(":", 1)
-    jax.distributed.initialize(f"{host}:{int(port)}", int(count), int(index))
-  except (ValueError, RuntimeError) as error:
+    jax.distributed.initialize(*arguments)
+  except (RuntimeError, ValueError) as error:  # a ValueError is that of a cluster that is not there
     reason = str(error).strip().splitlines()[0]
-    raise DistillError(f"--processes={where}: {reason}; expected {EXPECTED}") from error
+    raise _refusal(where, f"the processes did not meet ({reason})") from error
+
+
+def _parsed(where: str) -> tuple[str, int, int]:
+  """(address of process 0, number of processes, index)."""
+  address, *numbers = where.split(",")
+  host, _, port = address.rpartition(":")
+  if not (host and port.isdecimal() and len(numbers) == 2 and all(n.isdecimal() for n in numbers)):
+    raise _refusal(where, "cannot be read")
+  count, index = map(int, numbers)
+  if index >= count:
+    raise _refusal(where, f"there is no process {index} of {count}, they count from 0")
+  return address, count, index
+
+
+def _refusal(where: str, reason: str) -> DistillError:
+  return DistillError(f"--processes={where}: {reason}; expected {EXPECTED}")
 
 
 def writes() -> bool:

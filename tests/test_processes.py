@@ -93,19 +93,34 @@ def test_two_processes_distil_the_student_of_one(smoke, tmp_path):
   assert not list(tmp_path.rglob("*partial*"))
 
 
+EXPECTED = "expected auto (Slurm, MPI, Kubernetes, TPU pods) or ADDRESS:PORT,COUNT,INDEX"
+
+
 @pytest.mark.parametrize(
   ("where", "why"),
   [
-    ("somewhere", "not enough values to unpack"),
-    ("localhost,2,0", "not enough values to unpack"),
-    ("localhost:1,2,2", "process_id and num_processes must be nonnegative"),
-    ("auto", "coordinator_address should be defined"),
+    ("somewhere", "cannot be read"),
+    ("localhost,2,0", "cannot be read"),
+    ("localhost:1,2", "cannot be read"),
+    ("localhost:x,2,0", "cannot be read"),
+    ("localhost:1,2,-1", "cannot be read"),
+    ("localhost:1,2,2", "there is no process 2 of 2, they count from 0"),
   ],
 )
 def test_processes_that_cannot_meet(where, why, tmp_path, capsys):
   words = ("train", runs.CONFIG, f"--workdir={tmp_path / 'run'}", f"--processes={where}")
   assert cli.main(words) == 2
-  told = capsys.readouterr().err
-  assert told.startswith(f"distill: --processes={where}: {why}")
-  assert "expected auto (Slurm, MPI, Kubernetes, TPU pods) or ADDRESS:PORT,COUNT,INDEX" in told
+  assert capsys.readouterr().err == f"distill: --processes={where}: {why}; {EXPECTED}\n"
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_machine_that_is_no_cluster_is_told(tmp_path):
+  words = ("train", runs.CONFIG, f"--workdir={tmp_path / 'run'}", "--processes=auto")
+  process = runs.start(*words)  # of its own: JAX must not be in use
+  _, told = process.communicate(timeout=runs.HUNG_S)
+  assert process.returncode == 2
+  assert told.startswith(
+    "distill: --processes=auto: the processes did not meet (coordinator_address"
+  )
+  assert told.rstrip().endswith(EXPECTED)
   assert not (tmp_path / "run").exists()
