@@ -1,6 +1,7 @@
 """The grids of `distill benchmark`: every cell is an ordinary config with overrides.
 
-  distill benchmark --config=configs/benchmark.py --workdir=runs/benchmark --out=docs/benchmark.md
+  distill benchmark --config=configs/benchmark.py --workdir=runs/benchmark
+  distill benchmark --config=configs/benchmark.py:small --workdir=runs/small --out=docs/benchmark.md
   distill benchmark --config=configs/benchmark.py:wrists --workdir=runs/wrists_benchmark \\
     --config.data.source=DIR
 
