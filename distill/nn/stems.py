@@ -158,7 +158,8 @@ class FilterbankStem(nnx.Module):
       band energy  e[t, k] = mean over a frame of sum over axes of (filter_k * signal)^2
       envelope     u[t, c] = mix_c(log(e + floor) - its mean over the window)
       modulation   p[s, c, m] = <u_s, cos_m>^2 + <u_s, sin_m>^2, s a stretch of frames
-      rhythm       r[t] = reader(all of log e), one more envelope (see `RhythmReader`)
+      rhythm       r[t] = reader(all of log e, and of e over what is usual around it), one more
+                   envelope (see `RhythmReader`)
       token        s = linear(log(p[s] + floor)) + linear(mean log energy of s)
                        + rate reader(log(mean over s of p[s]))
 
