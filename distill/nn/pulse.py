@@ -58,11 +58,14 @@ def pulse_rhythm(signal: jax.Array, mask: jax.Array, *, rate_hz: float) -> jax.A
   share = jnp.einsum("bftc,ft->bf", known[:, index].astype(signal.dtype), weight)
   seen = share >= 0.5 * signal.shape[2]
   slope = jnp.where(seen, total / jnp.maximum(share, 0.5), 0.0)
-  level, count = _local_sum(slope), jnp.maximum(_local_sum(seen.astype(slope.dtype)), 1.0)
+  level, count = (
+    local_sum(slope, _LOCAL_S),
+    jnp.maximum(local_sum(seen.astype(slope.dtype), _LOCAL_S), 1.0),
+  )
   slope = jnp.where(seen, slope - level / count, 0.0)
   power = jnp.square(slope)
   floor = _FLOOR * jnp.mean(power, axis=1, keepdims=True) + 1e-12
-  return slope * jax.lax.rsqrt(_local_sum(power) / count + floor)
+  return slope * jax.lax.rsqrt(local_sum(power, _LOCAL_S) / count + floor)
 
 
 def _averaging(samples: int, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,10 +82,12 @@ def _averaging(samples: int, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
   return np.clip(index, 0, samples - 2), weight.astype(np.float32)
 
 
-def _local_sum(values: jax.Array) -> jax.Array:
-  """[batch, frames] -> sum over _LOCAL_S around each frame."""
-  width = round(_LOCAL_S * RHYTHM_HZ)
-  return jax.lax.reduce_window(values, 0.0, jax.lax.add, (1, width), (1, 1), "SAME")
+def local_sum(values: jax.Array, around_s: float) -> jax.Array:
+  """[batch, frames, ...] -> sum over an odd number of frames, about `around_s`, around each."""
+  width = 2 * round(0.5 * around_s * RHYTHM_HZ) + 1
+  rest = (1,) * (values.ndim - 2)
+  window, strides = (1, width, *rest), (1,) * values.ndim
+  return jax.lax.reduce_window(values, 0.0, jax.lax.add, window, strides, "SAME")
 
 
 def fourier_basis(frames: int, waves: int, frame_hz: float, low_hz: float, high_hz: float):

@@ -102,11 +102,6 @@ class RateReader(nnx.Module):
     return self.out(jnp.concatenate([read, sure], axis=1))
 
 
-def _around(values: jax.Array, width: int) -> jax.Array:
-  """[batch, frames, any] -> sum over `width` frames around each."""
-  return jax.lax.reduce_window(values, 0.0, jax.lax.add, (1, width, 1), (1, 1, 1), "SAME")
-
-
 class RhythmReader(nnx.Module):
   """Reads when the beats came off the envelopes of all bands.
 
@@ -258,8 +253,8 @@ class FilterbankStem(nnx.Module):
     The logarithm makes much of a moment that is quieter than usual, of which noise has many, and
     little of one that is louder, which a beat is; it is needed where loud means moving.
     """
-    width = 2 * round(0.5 * self.USUAL_S * pulse.RHYTHM_HZ) + 1
-    usual = _around(energy * weight, width) / jnp.maximum(_around(weight, width), 1.0)
+    count = jnp.maximum(pulse.local_sum(weight, self.USUAL_S), 1.0)
+    usual = pulse.local_sum(energy * weight, self.USUAL_S) / count
     return (jnp.minimum(energy / (usual + self.FLOOR_G2), self.MOST) - 1.0) * weight
 
   def frames_observed(self, mask: jax.Array) -> jax.Array:
