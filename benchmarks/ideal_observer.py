@@ -1,15 +1,20 @@
-"""How often could a student that knows all but the beats find its own minute? Prints Markdown.
+"""How often can a minute of acceleration be told from its beats' movement? Prints Markdown.
 
   python benchmarks/ideal_observer.py                 # 20 000 windows of 2500 people
   python benchmarks/ideal_observer.py --people=300    # a trial
 
-A measure of what retrieval on the simulated cohort could reach. The observer is told, of each
-person, how a beat moves the wrist, in which direction and how strongly at each moment, and the
-spectrum of everything else around it; of each candidate it is given the true beats. It ranks
-candidates by their likelihood under the acceleration: the whitened signal goes through the person's
-own matched filter, and the outputs at a candidate's beats are summed. No student is told any of
-that, and a student's gallery is the PPG's and not the true beats. Gaps are left out. Ties count
-against the observer.
+A measure of what retrieval on the simulated cohort could reach, by two observers that have learnt
+nothing and are given the true beats of every candidate; a student's gallery is the PPG's. Gaps are
+left out. Ties count against the observers.
+
+"told" knows, of each person, how a beat moves the wrist, in which direction and how strongly at
+each moment, and the spectrum of everything else around it. It ranks candidates by their likelihood
+under the acceleration: the whitened signal goes through the person's own matched filter, and the
+outputs at a candidate's beats, which have a phase, are summed. No student is told any of that.
+
+"energies" knows nothing of a person. The acceleration is whitened by its own short-time spectrum;
+the power of damped oscillations of all frequencies that beats may have, summed over the axes, is
+correlated with a candidate's beats. That is what adding up powers can do without learning.
 """
 
 import argparse
@@ -18,6 +23,7 @@ import multiprocessing
 import sys
 
 import numpy as np
+import scipy.ndimage
 import scipy.signal
 from tqdm import tqdm
 
@@ -30,11 +36,17 @@ HIGH_PASS_HZ = 2.0  # gravity and posture would leak into the band of the beats
 SPECTRUM = {"nperseg": 128, "noverlap": 96}  # short-time Fourier transform, samples
 AROUND = (5, 5)  # frequencies and times over which the power of the noise is averaged
 STILL = ("lying", "sitting")
+BANDS_HZ, DECAY_S = np.geomspace(4.0, 14.0, 8), 0.1  # of the oscillations "energies" listens for
+MOST, BLUR_S = 8.0, 0.04  # of a moment's energy over the median; SD of where an oscillation began
+OBSERVERS = ("told", "energies")
 MINUTES = 8
 
 
 def listen(person: int, amplitude: float, device: physiology.Device) -> list[tuple]:
-  """One person's windows: name of the person, whether still, score of a beat [grid], true beats."""
+  """One person's windows: who, whether still, true beats, and each observer's score of a beat.
+
+  The scores are [grid], the beats places in it.
+  """
   duration_s, rate_hz = 60.0 * MINUTES, device.rate_hz
   body = physiology.draw_body(0, person, duration_s)
   late_s = wrist.pre_ejection(physiology.stream(0, person, "pre-ejection"), body)
@@ -50,16 +62,38 @@ def listen(person: int, amplitude: float, device: physiology.Device) -> list[tup
   # log-likelihood of a beat at t: what is heard there, less half of what a beat would be heard as.
   grid_s = np.arange(len(heard)) * STEP_S
   energy = np.interp(grid_s, onset_s[inside], np.maximum(expected[at[inside]], 0.0))
-  score = (heard - 0.5 * energy).astype(np.float32)
+  told = (heard - 0.5 * energy).astype(np.float32)
+  energies = _energies(acc, rate_hz)
   count, found = round(60 / STEP_S), []
   for minute in range(MINUTES):
     own = onset_s[(onset_s >= 60 * minute) & (onset_s < 60 * (minute + 1))] - 60 * minute
     every_s = 60 * minute + np.arange(0, 60, 2)
     kinds = np.searchsorted(body.bouts.start_s, every_s, side="right") - 1
     labels = {physiology.ACTIVITIES[k].label for k in body.bouts.kind[np.maximum(kinds, 0)]}
-    part = score[minute * count : (minute + 1) * count]
-    found.append((person, labels <= set(STILL), part, np.floor(own / STEP_S).astype(int)))
+    at_beats, part = np.floor(own / STEP_S).astype(int), slice(minute * count, (minute + 1) * count)
+    heard_here = energies[part] - np.mean(energies[part])
+    found.append((person, labels <= set(STILL), at_beats, told[part], heard_here))
   return found
+
+
+def _energies(acc, rate_hz):
+  """[grid] power of oscillations that begin there, over its median, all bands and axes together."""
+  sos = scipy.signal.butter(6, HIGH_PASS_HZ, "highpass", fs=rate_hz, output="sos")
+  signal = scipy.signal.sosfiltfilt(sos, acc, axis=0).T
+  _, _, spectrum = scipy.signal.stft(signal, rate_hz, **SPECTRUM)
+  weights = np.ones((1, *AROUND)) / np.prod(AROUND)
+  power = scipy.signal.convolve(np.abs(spectrum) ** 2, weights, mode="same").mean(axis=0) + 1e-12
+  _, white = scipy.signal.istft(spectrum / np.sqrt(power), rate_hz, **SPECTRUM)
+  wave_s = np.arange(0, WAVE_S, 1 / rate_hz)
+  total = np.zeros(acc.shape[0])
+  for band_hz in BANDS_HZ:
+    wave = np.exp((-1 / DECAY_S + 2j * np.pi * band_hz) * wave_s)
+    through = scipy.signal.fftconvolve(white, np.conj(wave)[None, ::-1], axes=1)
+    energy = np.sum(np.abs(through[:, len(wave_s) - 1 :][:, : len(acc)]) ** 2, axis=0)
+    total += np.minimum(energy / np.median(energy), MOST)
+  total = scipy.ndimage.gaussian_filter1d(total, BLUR_S * rate_hz)
+  grid_s = np.arange(round(len(acc) / rate_hz / STEP_S)) * STEP_S
+  return np.interp(grid_s, np.arange(len(acc)) / rate_hz, total).astype(np.float32)
 
 
 def _matched(acc, noise, beats, body, postures, amplitude, rate_hz):
@@ -97,8 +131,9 @@ def main() -> None:
   parser.add_argument("--device", default="fine", choices=sorted(physiology.DEVICES))
   options = parser.parse_args()
   sys.stdout.write(
-    f"| beat-locked movement, {options.device} sensor | windows | queries | top-1 of all, % |\n"
-    "| --- | --- | --- | --- |\n"
+    f"| beat-locked movement, {options.device} sensor | windows | queries |"
+    f" {' | '.join(f'{name}: top-1 of all, %' for name in OBSERVERS)} |\n"
+    "| --- | --- | --- | --- | --- |\n"
   )
   for amplitude in map(float, options.amplitudes.split(",")):
     one = functools.partial(listen, amplitude=amplitude, device=physiology.DEVICES[options.device])
@@ -106,22 +141,29 @@ def main() -> None:
       people = tqdm(pool.imap(one, range(options.people), chunksize=4), total=options.people)
       rows = [row for found in people for row in found]
     who, still = (np.array([row[k] for row in rows]) for k in (0, 1))
-    first = _first(rows)
+    first = [_first(rows, 3), _first(rows, 4, normed=True)]
     for label, part in (("all", np.ones(len(rows), bool)), ("still", still), ("other", ~still)):
-      top1 = statistics.over_participants(100.0 * first[part], who[part].astype(str))
+      tops = [statistics.over_participants(100.0 * f[part], who[part].astype(str)) for f in first]
+      cells = " | ".join(f"{top.value:.1f} ({top.lo:.1f} to {top.hi:.1f})" for top in tops)
       sys.stdout.write(
         f"| {amplitude:g} times the known one | {len(rows)} of {options.people} people |"
-        f" {label}: {part.sum()} | {top1.value:.1f} ({top1.lo:.1f} to {top1.hi:.1f}) |\n"
+        f" {label}: {part.sum()} | {cells} |\n"
       )
 
 
-def _first(rows) -> np.ndarray:
-  """[n] bool: the window's own beats are likelier than those of every other window."""
-  scores = np.stack([row[2] for row in rows])
+def _first(rows, which: int, *, normed: bool = False) -> np.ndarray:
+  """[n] bool: the window's own beats score more than those of every other window.
+
+  A likelihood counts beats by itself; where scores are none, sums are divided by the root of the
+  number of beats.
+  """
+  scores = np.stack([row[which] for row in rows])
   count = scores.shape[1]
   trains = np.zeros((len(rows), count), np.float32)
   for train, row in zip(trains, rows, strict=True):
-    train[np.minimum(row[3], count - 1)] = 1
+    train[np.minimum(row[2], count - 1)] = 1
+    if normed:
+      train /= np.sqrt(max(np.sum(train), 1.0))
   own = np.sum(scores * trains, axis=1)
   beaten = np.zeros(len(rows), bool)
   for start in range(0, len(rows), 1000):
