@@ -23,6 +23,7 @@ from distill.errors import DistillError, nearest
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 ISO = "iso"  # of a time column that holds dates such as 2024-03-01T10:00:00.25Z
 TEXT = (".csv", ".tsv", ".txt")
+DELIMITERS = (",", ";", "\t")  # the one that a header has most often counts
 SUFFIXES = (*TEXT, ".parquet", ".npz", ".edf", ".bdf", ".hea")
 _EMPTY = ["", " ", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
 _BLOCK_BYTES = 16 << 20
@@ -214,7 +215,7 @@ def _header(path: pathlib.Path, skip: int) -> tuple[list[str], str]:
   line = _line(path, skip + 1).strip("\r\n")
   if not line.strip():
     raise DistillError(f"{path} is empty{f' after {skip} lines' if skip else ''}")
-  delimiter = max((",", ";", "\t"), key=line.count)
+  delimiter = max(DELIMITERS, key=line.count)
   return [name.strip().strip('"') for name in line.split(delimiter)], delimiter
 
 
