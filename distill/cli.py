@@ -6,6 +6,7 @@ exit code 2; results go to standard output, progress to standard error.
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -24,6 +25,8 @@ Training verbs take --config=FILE (or FILE:VARIANT) and dotted overrides:
   distill train --config=configs/quickstart.py --config.optim.learning_rate=3e-4 --workdir=runs/a
 A work folder that already holds a run is resumed; --config may then be left out.
 """
+# What a place on the disk is to blame for, and no fault of ours.
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,12 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"distill: {error}", file=sys.stderr)  # noqa: T201
     return 2
   except KeyboardInterrupt:
-    print("distill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
+    run = any(word.startswith("--workdir") for word in arguments)
+    more = "; the same command goes on from the last checkpoint" if run else ""
+    print(f"distill: stopped{more}", file=sys.stderr)  # noqa: T201
     return 130
   except BrokenPipeError:
     # The reader (head, less) has left; without this Python complains again at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+  except OSError as error:
+    if error.errno not in UNUSABLE:
+      raise
+    print(f"distill: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)  # noqa: T201
+    return 2
   return 0
 
 
@@ -333,6 +343,7 @@ def _judging_verbs(verbs) -> None:
 
 
 def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
+  _one_source(options, "model", "set", "recording", "student", "source", "out")
   if options.workdir:
     from distill import stages
 
@@ -372,8 +383,9 @@ def _embed_recording(options: argparse.Namespace) -> Any:
     raise DistillError("embed --recording needs --rate-hz and --columns, such as --columns=x,y,z")
   if options.space != "embedding" or options.teacher:
     raise DistillError("embed --recording writes embeddings of --model alone")
-  read = files.read(pathlib.Path(options.recording), options.columns.split(","))
-  return tables.embed_recording(options.model, read.values, rate_hz=options.rate_hz)
+  path = pathlib.Path(options.recording)
+  samples = files.read(path, options.columns.split(",")).values
+  return tables.embed_recording(options.model, samples, rate_hz=options.rate_hz, where=str(path))
 
 
 def _embed_outside(options: argparse.Namespace) -> None:
@@ -405,9 +417,19 @@ def _judged_file(path: str) -> Any:
   return table
 
 
+def _one_source(options: argparse.Namespace, *files: str) -> None:
+  """Refuses a work folder beside files: one of them would be left unread."""
+  given = [f"--{name}" for name in files if getattr(options, name)]
+  if options.workdir and given:
+    raise DistillError(
+      f"{options.verb} was given the work folder {options.workdir} and {given[0]}; give one of them"
+    )
+
+
 def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
   from distill import report, retrieval
 
+  _one_source(options, "query", "gallery")
   if options.workdir:
     sets = report.load(options.workdir)["sets"]
     found = {
@@ -435,6 +457,7 @@ def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
 def _probe(options: argparse.Namespace, _: list[str]) -> None:
   from distill import evaluate, report
 
+  _one_source(options, "embeddings")
   target = options.target
   if options.workdir:
     sets = report.load(options.workdir)["sets"]

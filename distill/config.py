@@ -17,12 +17,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import ml_collections
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from distill import registry
 from distill.augment import Augment
+from distill.data import store
+from distill.embedding_store import DTYPES
 from distill.errors import DistillError, nearest
+from distill.losses import REGRESSIONS
 
 ConfigDict: TypeAlias = ml_collections.ConfigDict
 
@@ -42,6 +46,17 @@ BUILT = {
 
 
 METHODS = ("distil", "joint", "rivals")
+# Last word of a key -> the least that it may be, in whatever section it stands.
+LEAST = {
+  **dict.fromkeys(("steps", "batch_size", "log_every", "eval_every"), 1),
+  **dict.fromkeys(("hidden", "dim", "repeats"), 1),
+  **dict.fromkeys(("seed", "warmup_steps", "weight_decay", "l2_to_start", "lora_rank"), 0),
+  **dict.fromkeys(("contrastive", "regression", "rhythm", "train_people", "train_minutes"), 0),
+}
+POSITIVE = ("learning_rate", "clip_norm", "temperature")
+SHARES = ("direction", "gaps", "pair_coverage")
+# Columns of prepared sets that hold numbers, which probes and supervision can have as targets.
+NUMBERS = tuple(name for name, kind in store.COLUMNS.items() if np.issubdtype(kind, np.floating))
 _BUILT = tuple(section + "." for section in BUILT)
 
 
@@ -386,9 +401,8 @@ def _check_values(config: ConfigDict) -> None:
       " other windows of the batch are the negatives"
     )
   for name, value in flatten(config).items():
-    last = name.rpartition(".")[2]
-    if last in ("steps", "batch_size", "log_every", "eval_every") and value < 1:
-      raise DistillError(f"config.{name} is {value}; expected 1 or more")
+    if not name.startswith(_BUILT):
+      _check_range(name, value)
   if config.method not in METHODS:
     raise DistillError(f"config.method is {config.method!r}; expected one of {', '.join(METHODS)}")
   _check_augment(config)
@@ -416,22 +430,70 @@ def _check_values(config: ConfigDict) -> None:
         f"config.{section}.shares is {shares}; expected different shares above 0 and up to 1, such"
         " as (0.01, 0.1, 1.0)"
       )
-  if not 0 <= config.loss.gaps <= 1 or not 0 <= config.pair_coverage <= 1:
-    raise DistillError("config.loss.gaps and config.pair_coverage are shares from 0 to 1")
-  if not config.loss.temperature > 0:
-    raise DistillError(f"config.loss.temperature is {config.loss.temperature}; give a positive one")
+  _check_loss(config)
+  _check_evaluate(config.evaluate)
   both = sorted(set(config.data.sets) & set(config.data.external))
   if both:
     raise DistillError(
       f"config.data.external names {both[0]}, which config.data.sets trains on; expected other sets"
     )
-  if config.data.train_people < 0 or config.data.train_minutes < 0:
-    raise DistillError("config.data.train_people and train_minutes are 0 (for all) or more")
   if not config.folds:
     raise DistillError("config.folds is empty; name at least one held-out fold, such as (0,)")
   folds = tuple(config.folds)
   if len(set(folds)) < len(folds) or not all(type(k) is int and k >= 0 for k in folds):
     raise DistillError(f"config.folds is {folds}; expected different whole numbers, such as (0, 1)")
+
+
+def _check_range(name: str, value: Any) -> None:
+  """Refuses a number that its key cannot be."""
+  last = name.rpartition(".")[2]
+  if last in LEAST and not value >= LEAST[last]:
+    raise DistillError(f"config.{name} is {value}; expected {LEAST[last]} or more")
+  if last in POSITIVE and not value > 0:
+    raise DistillError(f"config.{name} is {value}; give a positive one")
+  if last in SHARES and not 0 <= value <= 1:
+    raise DistillError(f"config.{name} is {value}; expected a share from 0 to 1")
+
+
+def _check_loss(config: ConfigDict) -> None:
+  loss, teachers = config.loss, 1 + len(config.teacher.also)
+  if loss.regression_kind not in REGRESSIONS:
+    raise DistillError(
+      f"config.loss.regression_kind is {loss.regression_kind!r}; expected one of"
+      f" {', '.join(REGRESSIONS)}"
+    )
+  if config.method != "rivals" and not (loss.contrastive or loss.regression or loss.rhythm):
+    raise DistillError(
+      "config.loss.contrastive, regression and rhythm are all 0: a student would learn nothing;"
+      " give one of them a weight"
+    )
+  if len(config.teacher.weights) not in (0, teachers):
+    raise DistillError(
+      f"config.teacher.weights is {tuple(config.teacher.weights)} for {teachers} teacher(s); give a"
+      " share for each, or () for 1 each"
+    )
+  if config.teacher.stored not in DTYPES:
+    raise DistillError(
+      f"config.teacher.stored is {config.teacher.stored!r}; expected one of {', '.join(DTYPES)}"
+    )
+
+
+def _check_evaluate(section: ConfigDict) -> None:
+  for name in section.targets:
+    if name not in NUMBERS:
+      raise DistillError(f"config.evaluate.targets names {name!r}{nearest(name, NUMBERS)}")
+  if not section.targets:
+    raise DistillError("config.evaluate.targets is empty; name at least one, such as ('hr_bpm',)")
+  if not section.alphas or not all(alpha > 0 for alpha in section.alphas):
+    raise DistillError(
+      f"config.evaluate.alphas is {tuple(section.alphas)}; expected penalties above 0, such as"
+      " (0.1, 1.0, 10.0)"
+    )
+  if not all(size >= 2 for size in section.galleries):
+    raise DistillError(
+      f"config.evaluate.galleries is {tuple(section.galleries)}; expected sizes of 2 or more, or ()"
+      " for the whole set alone"
+    )
 
 
 def _check_augment(config: ConfigDict) -> None:

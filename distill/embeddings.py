@@ -22,6 +22,7 @@ from distill.errors import DistillError, nearest
 SPACES = ("embedding", "projection", "")
 VALID = "valid"  # column: False where too little was observed to embed the window
 NAMES = ("participant", "recording")  # columns that become text, whatever they are in a file
+FLAGS = (VALID, "seen")  # columns that are true or false, whatever they are in a file
 _META = b"ppg2accel"
 
 
@@ -115,7 +116,7 @@ def load(path: str | pathlib.Path, *, strict: bool = False) -> EmbeddingTable:
 
   Raises:
     DistillError: no such file, neither NPZ nor Parquet, no `embedding` column, columns of different
-      lengths, a row without its participant, or times that are none.
+      lengths, a row without its participant, times that are none, or flags that say neither.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -147,8 +148,19 @@ def _load_npz(path: pathlib.Path) -> EmbeddingTable:
   if not zipfile.is_zipfile(path):
     raise DistillError("is no NPZ file; write one with numpy.savez, or Parquet")
   with np.load(path, allow_pickle=False) as file:
-    arrays = {name: file[name] for name in file.files}
+    arrays = {name: _array(file, name) for name in file.files}
   return _table(arrays, str(arrays.pop("space", "")), str(arrays.pop("pair", "")))
+
+
+def _array(file: Any, name: str) -> np.ndarray:
+  try:
+    found: np.ndarray = file[name]
+  except ValueError as error:
+    raise DistillError(
+      f"array {name!r} cannot be read ({error}); store names as text, with .astype(str), and"
+      " numbers as numbers"
+    ) from error
+  return found
 
 
 def _load_parquet(path: pathlib.Path) -> EmbeddingTable:
@@ -192,12 +204,24 @@ def _seconds(values: np.ndarray) -> np.ndarray:
   return values
 
 
+def _true(values: np.ndarray, name: str) -> np.ndarray:
+  """[n] bool of flags, numbers, or texts that say true or false; a missing one is False."""
+  if values.dtype.kind not in "US":
+    return np.nan_to_num(values).astype(bool)
+  texts = np.char.lower(values.astype(str))
+  known = {"true": True, "1": True, "false": False, "0": False, "": False}
+  if strange := sorted(set(texts.tolist()) - set(known)):
+    raise DistillError(f"column {name!r} holds {strange[0]!r}; expected true or false")
+  return np.array([known[text] for text in texts.tolist()], bool)
+
+
 def _table(arrays: dict[str, np.ndarray], space: str, pair: str) -> EmbeddingTable:
   if "embedding" not in arrays:
     raise DistillError(f"no column 'embedding'; found: {', '.join(sorted(arrays)) or 'nothing'}")
   embedding = arrays.pop("embedding").astype(np.float32)
   arrays |= {name: _text(arrays[name]) for name in NAMES if name in arrays}
   arrays |= {name: _seconds(arrays[name]) for name in ("t0_s",) if name in arrays}
+  arrays |= {name: _true(arrays[name], name) for name in FLAGS if name in arrays}
   nobody = int(np.sum(arrays.get("participant", np.zeros(0, str)) == ""))
   if nobody:
     raise DistillError(f"{nobody} rows have no participant; judging needs to know whose they are")

@@ -406,7 +406,6 @@ def _save(
   """Leaves a model folder, whole or not at all."""
   partial = place / "model.partial"
   shutil.rmtree(partial, ignore_errors=True)
-  seen = map(fold_training.person_hash, fold.people("train") + fold.people("validation"))
   models.save(
     partial,
     trained,
@@ -415,9 +414,7 @@ def _save(
     fields={
       "role": "finetuned",
       "config": config.name,
-      "sets": list(fold.sets),
-      "simulated": fold.simulated or bool(stored.fields.get("simulated", False)),
-      "people_seen": sorted({*seen, *stored.fields.get("people_seen", [])}),
+      **models.learnt_from(stored.fields, fold_training.learnt_here(fold)),
       "task": dataclasses.asdict(task),
       merge.LINEAGE: merge.lineage(stored),
     },

@@ -92,6 +92,7 @@ def train(
   section: ConfigDict,
   teachers: Sequence[Teacher] = (),
   prepare: Prepare | None = None,
+  start: models.ModelFolder | None = None,
 ) -> None:
   """Runs the one training loop and leaves a model folder, whole or not at all.
 
@@ -105,6 +106,7 @@ def train(
     section: of the config, that builds the objective's encoder.
     teachers: whose vectors are learned from.
     prepare: changes each training batch on the device, inside the step.
+    start: whose weights the objective's encoder has in place of random ones.
   """
 
   def batches(k: int) -> Iterator[dict[str, np.ndarray]]:
@@ -128,7 +130,7 @@ def train(
     prepare=prepare,
   )
   if processes.writes():
-    _save(config, fold, place, trained, section, teachers)
+    _save(config, fold, place, trained, section, teachers, start)
   processes.wait(f"saved {place.name}")
 
 
@@ -139,6 +141,7 @@ def _save(
   trained: Objective,
   section: ConfigDict,
   teachers: Sequence[Teacher],
+  start: models.ModelFolder | None,
 ) -> None:
   partial = place / "model.partial"
   shutil.rmtree(partial, ignore_errors=True)
@@ -150,14 +153,22 @@ def _save(
     fields={
       "role": place.name,
       "config": config.name,
-      "sets": list(fold.sets),
-      "simulated": fold.simulated,
       "teachers": [teacher.identity for teacher in teachers],
-      "people_seen": sorted(map(person_hash, fold.people("train") + fold.people("validation"))),
+      **models.learnt_from(learnt_here(fold), *([start.fields] if start else [])),
     },
     card=card(place.name, config, fold),
   )
   partial.rename(place / "model")
+
+
+def learnt_here(fold: Fold) -> dict[str, Any]:
+  """What `models.learnt_from` takes of a training on a fold's people."""
+  seen = fold.people("train") + fold.people("validation")
+  return {
+    "sets": list(fold.sets),
+    "simulated": fold.simulated,
+    "people_seen": [person_hash(who) for who in seen],
+  }
 
 
 def reading(

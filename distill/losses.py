@@ -7,6 +7,7 @@ degenerate input. Weights and reductions belong to `distill.objectives`.
 import jax
 import jax.numpy as jnp
 
+REGRESSIONS = ("mse", "cosine", "huber")  # see `regression`
 # Slope of the normalisation at zero is 1 / sqrt(EPS): 1e3, steep but finite.
 EPS = 1e-6
 # Products of unit vectors at full float32: TF32 moves a logit by about 0.1 at temperature 0.04.
@@ -105,7 +106,7 @@ def regression(prediction: jax.Array, target: jax.Array, *, kind: str) -> jax.Ar
     size = jnp.abs(prediction - target)
     inside = jnp.minimum(size, 1.0)
     return jnp.mean(0.5 * jnp.square(inside) + (size - inside), axis=1)
-  raise ValueError(f"unknown regression {kind!r}; known: mse, cosine, huber")
+  raise ValueError(f"unknown regression {kind!r}; known: {', '.join(REGRESSIONS)}")
 
 
 def koleo(vectors: jax.Array) -> jax.Array:

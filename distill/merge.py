@@ -121,26 +121,25 @@ def merge(
   student stays aligned with its teacher; the head of a fine-tuned task is thrown away.
 
   Args:
-    start: model folder that the fine-tuned ones grew out of.
-    finetuned: one or more model folders.
-    folder: the new model folder; made if it is not there.
+    start: model folder that the fine-tuned ones grew out of, folder of its training, or "ours".
+    finetuned: one or more likewise.
+    folder: the new model folder; made if it is not there, and empty if it is.
     alpha: in [0, 1]; 0 is `start`.
 
   Raises:
-    DistillError: a folder that cannot be read, another architecture, no common ancestor, or what
-      `interpolate` refuses.
+    DistillError: a folder that cannot be read, another architecture, no common ancestor, a new
+      folder with something in it, or what `interpolate` refuses.
   """
-  first, others = models.read(start), [models.read(one) for one in finetuned]
+  models.check_free(folder)
+  first, *others = (models.read(models.find(one, side="students")) for one in (start, *finetuned))
   for other in others:
     _check_related(first, other)
   mixed = interpolate(first.part("encoder"), [o.part("encoder") for o in others], alpha)
-  people = {who for one in (first, *others) for who in one.fields.get("people_seen", [])}
   fields = {
     **first.fields,
     LINEAGE: lineage(first),
     "merged": {"alpha": alpha, "finetuned": sorted(fingerprint(other) for other in others)},
-    "people_seen": sorted(people),
-    "simulated": any(one.fields.get("simulated", False) for one in (first, *others)),
+    **models.learnt_from(first.fields, *(other.fields for other in others)),
   }
   tensors = {**first.tensors, **{f"encoder.{name}": array for name, array in mixed.items()}}
   models.write(pathlib.Path(folder), tensors, fields, _card(first, others, alpha))

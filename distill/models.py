@@ -124,6 +124,17 @@ def save(
   write(folder, tensors, spec, card)
 
 
+def check_free(folder: str | pathlib.Path) -> None:
+  """Refuses a folder for a new model that holds something, which would be lost.
+
+  Raises:
+    DistillError: it is a file, or not empty.
+  """
+  folder = pathlib.Path(folder)
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise DistillError(f"{folder} is not empty; choose another folder for the model")
+
+
 def write(
   folder: pathlib.Path, tensors: Mapping[str, np.ndarray], fields: Mapping[str, Any], card: str
 ) -> None:
@@ -140,6 +151,19 @@ def write(
   save_file(dict(tensors), folder / WEIGHTS)
   (folder / CARD).write_text(card)
   (folder / SPEC).write_text(json.dumps(spec, indent=2, default=list))
+
+
+def learnt_from(*fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Whom and what a model has learnt from that grew out of others: sets, simulated, people_seen.
+
+  Args:
+    fields: spec.json of each model that it grew out of, and the same of its own training.
+  """
+  return {
+    "sets": list(dict.fromkeys(name for one in fields for name in one.get("sets", []))),
+    "simulated": any(one.get("simulated", False) for one in fields),
+    "people_seen": sorted({who for one in fields for who in one.get("people_seen", [])}),
+  }
 
 
 def read(folder: str | pathlib.Path) -> ModelFolder:

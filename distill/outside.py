@@ -14,7 +14,7 @@ from tqdm import tqdm
 from distill import config as configs
 from distill import embeddings, models, tables
 from distill.config import ConfigDict
-from distill.data import datasets
+from distill.data import datasets, manifest
 from distill.data.prepare import prepare
 from distill.data.store import open_set
 from distill.embeddings import EmbeddingTable
@@ -22,6 +22,7 @@ from distill.errors import DistillError
 from distill.fold_training import person_hash
 from distill.spec import PPG, SignalSpec
 
+OWN = "own"
 GENERIC = "empatica_e4"  # the sessions of several public sets, too
 SHIPPED = "ours"  # student and teacher of this name belong together
 
@@ -109,8 +110,11 @@ def find_layout(data: ConfigDict) -> str:
   """
   if not pathlib.Path(data.source).is_dir():
     raise DistillError(f"there is no folder {data.source}")
+  if manifest.find(pathlib.Path(data.source)):
+    return OWN  # also where the manifest is wrong, which reading it says
   fitting = []
-  for name in sorted(set(datasets.DATASETS) - {"simulated"}):
+  public = sorted(set(datasets.DATASETS) - {"simulated", OWN})
+  for name in public:
     try:
       if datasets.find(name)(data, data.prepared_dir, progress=False).sources():
         fitting.append(name)
@@ -123,7 +127,7 @@ def find_layout(data: ConfigDict) -> str:
     raise DistillError(f"{data.source} could be {' or '.join(special)}; say which with --layout")
   raise DistillError(
     f"{data.source} has no known layout; put a manifest.toml or manifest.csv beside your own"
-    f" recordings, or name one with --layout: {', '.join(sorted(datasets.DATASETS))}"
+    f" recordings, or name one with --layout: {', '.join(public)}"
   )
 
 

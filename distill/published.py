@@ -183,8 +183,7 @@ def import_to(
     DistillError: a checkpoint that does not fit, or a folder with something in it.
   """
   folder = pathlib.Path(folder)
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise DistillError(f"{folder} is not empty; choose another folder for {family.name}")
+  models.check_free(folder)
   made = _convert(family, source, {"window_s": window_s, "output": output, **options})
   logging.getLogger(__name__).warning(family.notice)
   models.save(

@@ -434,7 +434,7 @@ def _probe_table(one: Mapping[str, Any], target: str, rows: Mapping[str, Any]) -
     )
   any_row = next(iter(rows.values()))
   title = (
-    f"{plots.capital(label)}, {unit}: {any_row['n_windows']} windows of"
+    f"{', '.join(filter(None, (plots.capital(label), unit)))}: {any_row['n_windows']} windows of"
     f" {any_row['n_participants']} participants, labels {any_row['label_origin'] or 'unknown'}"
   )
   if any_row["measurable"] is False:

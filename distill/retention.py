@@ -142,7 +142,10 @@ def _tune_all(
       place = fold.folder / name
       if name == EARLY and not place.exists():
         # The run of plain fine-tuning, of which the best validation is kept, not the last step.
-        shutil.copytree(fold.folder / PLAIN / "checkpoints", place / "checkpoints")
+        partial = place.with_name(place.name + ".partial")  # a copy that was cut off is no run
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(fold.folder / PLAIN / "checkpoints", partial / "checkpoints")
+        partial.rename(place)
       made = finetune.tune(config, fold, stored.folder, place, settings)
       tuned[name] = models.read(made).part("encoder")
   return stored, tuned

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill import rhythm, statistics
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import VALID, EmbeddingTable, embedded
 from distill.errors import DistillError
 from distill.ranking import Condition, Ranked, metrics, oracle_metrics, ranks
 
@@ -137,7 +137,8 @@ def paired(acc: EmbeddingTable, ppg: EmbeddingTable, *, force: bool = False) -> 
     force: compare vectors that were never aligned all the same.
 
   Raises:
-    DistillError: other rows, embeddings instead of projections, or another pair of heads.
+    DistillError: other rows, a window that stands twice, embeddings instead of projections, another
+      pair of heads, or a vector of zeros, which has no direction.
   """
   if len(acc) != len(ppg):
     raise DistillError(f"{len(acc)} acceleration rows and {len(ppg)} PPG rows; they must be pairs")
@@ -148,6 +149,8 @@ def paired(acc: EmbeddingTable, ppg: EmbeddingTable, *, force: bool = False) -> 
         f"row {row} of the two tables differs in {name!r} ({acc[name][row]} and {ppg[name][row]});"
         " rows must be the same windows in the same order"
       )
+  for side, table in (("acceleration", acc), ("PPG", ppg)):
+    _check_rows(side, table)
   if force:
     return
   if "embedding" in (acc.space, ppg.space):
@@ -161,6 +164,25 @@ def paired(acc: EmbeddingTable, ppg: EmbeddingTable, *, force: bool = False) -> 
       f" {ppg.pair or 'none'!r}), so their cosines mean nothing; pass force"
       " (--force) to compare them anyway"
     )
+
+
+def _check_rows(side: str, table: EmbeddingTable) -> None:
+  zero = np.flatnonzero(table.valid & ~embedded(table.embedding))
+  if len(zero):
+    raise DistillError(
+      f"{len(zero)} {side} vectors are zero (first: row {zero[0]}) and have no direction; leave"
+      f" these rows out, of both tables, or mark them False in a column {VALID!r}"
+    )
+  if not {"recording", "t0_s"} <= set(table.columns):
+    return
+  first: dict[Any, int] = {}
+  for row, window in enumerate(_keys(table)):
+    if first.setdefault(window, row) != row:
+      who = "/".join(filter(None, window[:2]))
+      raise DistillError(
+        f"{side} rows {first[window]} and {row} are both of {who} at {window[2]:g} s; expected one"
+        " row for each window"
+      )
 
 
 def _both_valid(acc: EmbeddingTable, ppg: EmbeddingTable) -> tuple[EmbeddingTable, EmbeddingTable]:

@@ -226,23 +226,24 @@ def _pretrained_student(config: ConfigDict, folder: Path, fold: Fold) -> Encoder
   return models.load_encoder(place)
 
 
-def _start(config: ConfigDict, fold: Fold, encoder: Encoder) -> None:
-  """Gives the student the weights that the config says it starts from."""
+def _start(config: ConfigDict, fold: Fold, encoder: Encoder) -> models.ModelFolder | None:
+  """Gives the student the weights that the config says it starts from; returns their folder."""
   if not config.start:
-    return
+    return None
   stored = models.read(models.find(fold.named(config.start), side="students"))
   check_unseen(fold, stored, "student")
   models.assign(encoder, stored.part("encoder"), where=str(stored.folder / models.WEIGHTS))
+  return stored
 
 
 def check_unseen(fold: Fold, stored: models.ModelFolder, who: str) -> None:
-  """Refuses a given model that has seen people who are held out here.
+  """Refuses a given model that has seen people who are held out here, external ones included.
 
   Raises:
     DistillError: naming one of them.
   """
   seen = set(stored.fields.get("people_seen", []))
-  held = [one for one in fold.people("test") if fold_training.person_hash(one) in seen]
+  held = [one for one in fold.held_out if fold_training.person_hash(one) in seen]
   if held:
     raise DistillError(
       f"the {who} in {stored.folder} was trained on {len(held)} participants who are held out in"
@@ -294,14 +295,16 @@ def _train(
   scales = [(one.mean(axis=0), np.maximum(one.std(axis=0), 1e-6)) for one in embeddings]
   objective = _distillation(config, teachers, scales)
   fold_training.check_fits(fold, objective.encoder, "student")
-  _start(config, fold, objective.encoder)
+  start = _start(config, fold, objective.encoder)
   specs, prepare = _in_step(config, teachers)
   specs = [objective.encoder.spec, *specs]
   sources: dict[str, pipeline.Source] = {
     part: pipeline.TrainingSource(parts[part], specs, targets[part]) for part in parts
   }
   fold_training.train(
-    *(config, fold, place, objective, sources, config, config.student, teachers), prepare=prepare
+    *(config, fold, place, objective, sources, config, config.student, teachers),
+    prepare=prepare,
+    start=start,
   )
 
 
@@ -434,9 +437,6 @@ def _embedded(config: ConfigDict, folder: Path, fold: Fold) -> Path:
     encoders[config.pretrain.row] = _pretrained_student(config, folder, fold)
   regressed = rivals.regressed(config, folder, fold)
   encoders |= {row: one.encoder for row, one in regressed.items()}
-  for teacher in teachers:
-    if isinstance(teacher, frozen.EncoderTeacher):
-      check_unseen(away, teacher.stored, "teacher")
   for one in filter(lambda one: one.sets, (fold, away)):
     with clock(folder, "embed"):
       tables.write(

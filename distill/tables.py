@@ -16,7 +16,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from distill import baselines, controls, embeddings, evaluate, models, objectives, signals
-from distill.data import pipeline, splits
+from distill.data import pipeline, splits, units
 from distill.data.store import PreparedSet, open_set
 from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
@@ -189,7 +189,12 @@ def embed_set(
 
 
 def embed_recording(
-  model: str | pathlib.Path, samples: np.ndarray, *, rate_hz: float, hop_s: float | None = None
+  model: str | pathlib.Path,
+  samples: np.ndarray,
+  *,
+  rate_hz: float,
+  hop_s: float | None = None,
+  where: str = "the recording",
 ) -> EmbeddingTable:
   """Embeds one raw recording, gaps and all, with one model folder.
 
@@ -198,15 +203,19 @@ def embed_recording(
     samples: [time, channels] in the spec's unit, NaN where missing.
     rate_hz: samples per second.
     hop_s: seconds between window starts; the window's own length if None.
+    where: what messages call the recording.
 
   Returns:
     Embeddings with `t0_s` after the first sample, `coverage` (share of the window's samples that
     were observed, all channels together) and `valid`.
 
   Raises:
-    DistillError: a folder that cannot be read, wrong channels, or less than one window.
+    DistillError: a folder that cannot be read, wrong channels, acceleration in which gravity is
+      not 1 g, or less than one window.
   """
   encoder = models.load_encoder(model)
+  if encoder.spec.modality == ACC and np.ndim(samples) == 2 and samples.shape[1] == 3:
+    samples = units.in_g(samples, encoder.spec.unit, where)
   windows, mask, t0_s = signals.to_windows(samples, rate_hz, encoder.spec, hop_s)
   vectors = Forward(encoder, batch_size=min(BATCH, len(windows)))(windows, mask)
   columns = {"t0_s": t0_s, "coverage": mask.mean(axis=(1, 2))}

@@ -62,6 +62,12 @@ class Fold:
       f"{name}/{who}" for name, (_, split) in self.sets.items() for who in getattr(split, part)
     ]
 
+  @property
+  def held_out(self) -> list[str]:
+    """Everybody who is tested as "set/participant", those of external sets too."""
+    away = [f"{name}/{who}" for name, (_, split) in self.external.items() for who in split.test]
+    return self.people("test") + away
+
   def rows(self, config: ConfigDict, part: str, *, overlapping: bool) -> dict[str, pipeline.Rows]:
     """Set name -> rows of one part."""
     found = {

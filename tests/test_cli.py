@@ -117,6 +117,9 @@ def test_help_lists_every_verb(capsys):
     (["embed", "--model=x"], "embed needs --workdir, or --student and --source, or --model, --set"),
     (["embed", "--model=x", "--set=y", "--out=z.npz"], "x is no model folder"),
     (["embed", "--space=both"], "--space"),
+    (["embed", "--workdir=x", "--out=y.npz"], "embed was given the work folder x and --out"),
+    (["retrieve", "x", "--query=a.npz"], "retrieve was given the work folder x and --query; give"),
+    (["probe", "x", "--embeddings=a.npz"], "probe was given the work folder x and --embeddings"),
     (["train", "--config=absent.py", "--workdir=x"], "no config file at absent.py"),
     (["run", runs.CONFIG, "--config.stps=3", "--workdir=x"], "no key config.stps; did you mean"),
     (["run", runs.CONFIG, "--config.batch_size=1", "--workdir=x"], "batch_size is 1"),
@@ -128,6 +131,32 @@ def test_words_that_say_nothing_useful_are_answered(
   monkeypatch.chdir(tmp_path)
   assert expected in refused(*words)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("verb", "words", "expected"),
+  [
+    ("inspect", ["."], "distill: stopped\n"),
+    (
+      "run",
+      ["--workdir=x"],
+      "distill: stopped; the same command goes on from the last checkpoint\n",
+    ),
+  ],
+)
+def test_who_stops_a_run_is_told_how_it_goes_on(monkeypatch, capsys, verb, words, expected):
+  def stopped(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(cli, f"_{verb}", stopped)
+  assert cli.main([verb, *words]) == 130
+  assert capsys.readouterr().err == expected
+
+
+def test_a_place_that_cannot_be_written_to_is_told(refused, tmp_path):
+  (tmp_path / "file").write_text("")
+  told = refused("run", runs.CONFIG, f"--workdir={tmp_path}/file/run")
+  assert told == f"{tmp_path}/file/run: Not a directory"
 
 
 # --- recordings -----------------------------------------------------------------------------------
@@ -432,6 +461,8 @@ SPLIT = np.repeat(["train"] * 6 + ["validation"] * 2 + ["test"] * 2, 6)
     ("a.npz", {"split": _but(SPLIT, 0, "val")}, "column 'split' holds 'val'; expected train, "),
     ("a.npz", {"hr_bpm": np.full(60, np.nan)}, "no fold has labelled"),
     ("a.npz", {"t0_s": np.full(60, "noon")}, "column 't0_s' must hold seconds"),
+    ("a.npz", {"valid": np.full(60, "maybe")}, "column 'valid' holds 'maybe'; expected true or"),
+    ("a.npz", {"activity": np.full(60, "sit", object)}, r"'activity' .* with \.astype\(str\)"),
     ("a.parquet", {"embedding": [[1.0], [1.0, 2.0]] * 30}, "of the same length, found 1, 2"),
     ("a.parquet", {"embedding": [None, [1.0, 2.0]] * 30}, "of the same length, found none, 2"),
     ("a.parquet", {"participant": [None, "b"] * 30}, "30 rows have no participant"),
@@ -468,6 +499,26 @@ def test_people_whom_the_model_has_seen_are_told(tmp_path, capsys):
   path = _foreign(tmp_path, "a.npz", seen=TEN < 0)
   assert cli.main(["probe", f"--embeddings={path}"]) == 0
   assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("valid", [["True", "False"], ["1", "0"], [1.0, 0.0], [True, None]])
+def test_rows_that_are_marked_in_other_words_are_left_out(tmp_path, valid):
+  path = _foreign(tmp_path, "a.parquet", valid=valid * 30)
+  table = embeddings.load(path)
+  np.testing.assert_array_equal(table["valid"], [True, False] * 30)
+  np.testing.assert_array_equal(table.valid, [True, False] * 30)
+
+
+@pytest.mark.parametrize(
+  ("columns", "message"),
+  [
+    ({"embedding": _but(VECTORS, 7, 0.0)}, "1 acceleration vectors are zero (first: row 7)"),
+    ({"t0_s": np.r_[0.0, np.arange(59)]}, "acceleration rows 0 and 1 are both of 0/0 at 0 s"),
+  ],
+)
+def test_rows_that_retrieval_cannot_place_are_told(refused, tmp_path, columns, message):
+  path = _foreign(tmp_path, "a.npz", **{"recording": TEN, "t0_s": np.arange(60), **columns})
+  assert message in refused("retrieve", f"--query={path}", f"--gallery={path}", "--force")
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet"])

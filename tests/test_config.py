@@ -95,6 +95,26 @@ def test_an_override_that_cannot_be_applied_stops_and_names_it(override, expecte
     ("pretrain.eval_every=-1", "config.pretrain.eval_every is -1; expected 1 or more"),
     ("loss.temperature=0.0", "config.loss.temperature is 0.0; give a positive one"),
     ("loss.temperature=nan", "config.loss.temperature is nan"),
+    ("optim.learning_rate=0.0", "config.optim.learning_rate is 0.0; give a positive one"),
+    ("pretrain.optim.clip_norm=-1.0", "config.pretrain.optim.clip_norm is -1.0; give a positive"),
+    ("supervised.optim.warmup_steps=-5", "optim.warmup_steps is -5; expected 0 or more"),
+    ("seed=-1", "config.seed is -1; expected 0 or more"),
+    ("head.dim=0", "config.head.dim is 0; expected 1 or more"),
+    ("loss.direction=2.0", "config.loss.direction is 2.0; expected a share from 0 to 1"),
+    ("loss.gaps=nan", "config.loss.gaps is nan; expected a share from 0 to 1"),
+    ("loss.contrastive=-1.0", "config.loss.contrastive is -1.0; expected 0 or more"),
+    ("loss.regression_kind=mea", "is 'mea'; expected one of mse, cosine, huber"),
+    ("teacher.weights=(1.0,2.0)", "config.teacher.weights is (1.0, 2.0) for 1 teacher(s)"),
+    ("teacher.stored=float64", "config.teacher.stored is 'float64'; expected one of float32"),
+    ("data.train_minutes=-1.0", "config.data.train_minutes is -1.0; expected 0 or more"),
+    ("evaluate.repeats=0", "config.evaluate.repeats is 0; expected 1 or more"),
+    ("evaluate.targets=('hr',)", "config.evaluate.targets names 'hr'"),
+    ("evaluate.targets=('sdn_ms',)", "names 'sdn_ms'; did you mean 'sdnn_ms'"),
+    ("evaluate.targets=('activity',)", "config.evaluate.targets names 'activity'"),
+    ("evaluate.targets=()", "config.evaluate.targets is empty"),
+    ("evaluate.alphas=()", "config.evaluate.alphas is ()"),
+    ("evaluate.alphas=(1.0,-1.0)", "config.evaluate.alphas is (1.0, -1.0)"),
+    ("evaluate.galleries=(0,)", "config.evaluate.galleries is (0,)"),
     ("folds=()", "config.folds is empty"),
     ("folds=(0,0)", "config.folds"),
   ],
@@ -141,6 +161,12 @@ def test_a_config_without_get_config_and_no_config_at_all(tmp_path):
   assert "text.txt is not a Python file" in _refused(path=tmp_path / "text.txt")
   assert f"no config file at {tmp_path}/absent.py" in _refused(path=tmp_path / "absent.py")
   assert "no config file" in _refused(path=tmp_path)
+
+
+def test_losses_that_teach_nothing_are_refused():
+  with pytest.raises(DistillError, match="a student would learn nothing"):
+    _load("loss.contrastive=0.0", "loss.regression=0.0", "loss.rhythm=0.0")
+  assert _load("loss.contrastive=0.0", "loss.rhythm=0.0").loss.regression == 1.0
 
 
 def test_an_unknown_variant_stops():

@@ -56,6 +56,17 @@ def test_a_recording_with_gaps_gives_vectors_coverage_and_validity(student, tmp_
   assert (table.embedding[2] == 0).all()
 
 
+def test_a_recording_in_another_unit_is_refused(student, tmp_path, capsys):
+  np.savetxt(
+    tmp_path / "raw.csv", 9.80665 * _recording()[:3000], "%g", ",", header="x,y,z", comments=""
+  )
+  words = ["embed", f"--model={student}", f"--recording={tmp_path / 'raw.csv'}"]
+  assert cli.main([*words, "--rate-hz=50", "--columns=x,y,z", f"--out={tmp_path}/o.npz"]) == 2
+  told = capsys.readouterr().err
+  assert "raw.csv: the median magnitude is 9.8" in told
+  assert "it looks like m/s2: correct the unit" in told
+
+
 @pytest.mark.parametrize(
   ("extra", "message"),
   [

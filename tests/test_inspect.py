@@ -77,8 +77,8 @@ def test_what_is_there_and_what_is_wrong_with_it(tmp_path):
   plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
   assert plain["participants"] == 6
   assert plain["recordings"][0]["signals"]["ppg"]["gravity_g"] is None
-  picture(found, tmp_path / "found.png")
-  assert (tmp_path / "found.png").read_bytes()[:4] == b"\x89PNG"
+  picture(found, tmp_path / "plots" / "found.png")
+  assert (tmp_path / "plots" / "found.png").read_bytes()[:4] == b"\x89PNG"
   assert not (tmp_path / "prepared").exists()
 
 
@@ -133,6 +133,31 @@ def test_a_manifest_is_proposed_that_can_be_loaded_once_corrected(tmp_path):
   assert sessions["carl"]["acc"].columns == ("accX", "accY", "accZ")
   assert (sessions["carl"]["ppg"].columns, sessions["carl"]["ppg"].time) == (("BVP",), "timestamp")
   assert "# no ppg found" in found.proposal
+
+
+def test_a_proposal_says_what_it_leaves_out_and_reads_the_unit_of_time(tmp_path):
+  starts = {"iso": "2024-03-01T10:00:00+01:00", "ms": "1709287200000", "ns": "1709287200000000000"}
+  starts["s"] = "1709287200.5"
+  for unit, start in starts.items():
+    (tmp_path / f"{unit}.csv").write_text(f"t,green\n{start},1\n")
+  (tmp_path / "empty.csv").write_text("")
+  (tmp_path / "wide.csv").write_text("t,green\n0,1\n", encoding="utf-16")
+  proposal = propose(tmp_path)
+  for unit in starts:
+    expected = f'file = "{unit}.csv", columns = ["green"], time = "t", time_unit = "{unit}"'
+    assert expected in proposal
+  assert f"# left out: {tmp_path}/empty.csv is empty" in proposal
+  assert f"# left out: {tmp_path}/wide.csv, line 1 holds zero bytes: is it UTF-16?" in proposal
+
+
+def test_one_recording_under_two_names_is_told_as_preparing_leaves_it_out(tmp_path):
+  text = _write(tmp_path, "anna") + _write(tmp_path, "ben")
+  (tmp_path / "manifest.toml").write_text(text)
+  found = _inspect(tmp_path)
+  assert found.participants == 1
+  anna, ben = found.recordings
+  assert (anna.problems, ben.windows) == ((), 0)
+  assert ben.problems == ("it holds the same samples as a recording of anna and is left out",)
 
 
 def test_nothing_to_inspect(tmp_path):

@@ -128,11 +128,13 @@ def _finetune(model, seed):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
   root = tmp_path_factory.mktemp("folders")
-  start = _save(root / "start", _Model(0, **SMALL), SMALL, people_seen=["p1"], simulated=True)
+  seen = {"people_seen": ["p1"], "simulated": True, "sets": ["one"]}
+  start = _save(root / "start", _Model(0, **SMALL), SMALL, **seen)
   known = merge.lineage(models.read(start))
   for seed in (1, 2):
     tuned = _finetune(_Model(0, **SMALL), seed)
-    _save(root / f"tuned{seed}", tuned, SMALL, lineage=known, people_seen=[f"q{seed}"])
+    seen = {"people_seen": [f"q{seed}"], "sets": ["two"]}
+    _save(root / f"tuned{seed}" / "model", tuned, SMALL, lineage=known, **seen)
   _save(root / "stranger", _Model(9, **SMALL), SMALL)
   larger = {**SMALL, "depth": 2}
   _save(root / "larger", _Model(0, **larger), larger, lineage=known)
@@ -142,7 +144,7 @@ def folders(tmp_path_factory):
 def test_folders_merge_encoders_and_keep_the_heads_of_the_start(folders, tmp_path):
   merge.merge(folders / "start", [folders / "tuned1", folders / "tuned2"], tmp_path, alpha=0.25)
   start, merged = models.read(folders / "start"), models.read(tmp_path)
-  tuned = [models.read(folders / f"tuned{i}") for i in (1, 2)]
+  tuned = [models.read(folders / f"tuned{i}" / "model") for i in (1, 2)]
   for name, array in merged.tensors.items():
     if name.startswith("encoder."):
       mean = np.mean([one.tensors[name].astype(np.float64) for one in tuned], axis=0)
@@ -152,15 +154,23 @@ def test_folders_merge_encoders_and_keep_the_heads_of_the_start(folders, tmp_pat
       np.testing.assert_array_equal(array, start.tensors[name])
   assert merged.fields["pair"] == start.fields["pair"]
   assert merged.fields["people_seen"] == ["p1", "q1", "q2"]
+  assert merged.fields["sets"] == ["one", "two"]
   assert merged.fields["simulated"] is True
   _assert_bits_equal(models.parameters(models.load_encoder(tmp_path)), merged.part("encoder"))
 
 
-@pytest.mark.parametrize(("alpha", "same"), [(0.0, "start"), (1.0, "tuned1")])
+@pytest.mark.parametrize(("alpha", "same"), [(0.0, "start"), (1.0, "tuned1/model")])
 def test_folders_at_the_ends_are_the_models(folders, tmp_path, alpha, same):
   merge.merge(folders / "start", [folders / "tuned1"], tmp_path, alpha=alpha)
   expected = models.read(folders / same).part("encoder")
   _assert_bits_equal(models.read(tmp_path).part("encoder"), expected)
+
+
+def test_a_model_is_not_merged_into_its_own_folder(folders):
+  before = models.read(folders / "start").fields["sha256"]
+  with pytest.raises(DistillError, match="start is not empty; choose another folder"):
+    merge.merge(folders / "start", [folders / "tuned1"], folders / "start", alpha=0.5)
+  assert models.read(folders / "start").fields["sha256"] == before
 
 
 def test_a_merged_model_and_siblings_are_family(folders, tmp_path):

@@ -145,8 +145,16 @@ def test_wrong_shapes_name_what_was_expected():
   [
     (teachers.transformer.build, {"patch": 7}, "does not divide"),
     (teachers.transformer.build, {"pool": "max"}, "expected one of mean, mean_sd"),
-    (teachers.transformer.build, {"width": 30, "heads": 4}, "not a multiple of heads"),
+    (teachers.transformer.build, {"patch": 0}, "patch is 0; expected 1 or more"),
+    (teachers.transformer.build, {"width": 30, "heads": 4}, "choose a multiple of 8"),
+    (teachers.transformer.build, {"width": 36, "heads": 4}, "choose a multiple of 8"),
+    (teachers.transformer.build, {"width": 0}, "width is 0; expected 1 or more"),
+    (teachers.transformer.build, {"heads": 0}, "heads is 0; expected 1 or more"),
+    (teachers.transformer.build, {"depth": -1}, "depth is -1; expected 0 or more"),
     (students.transformer.build, {"stretch": 700}, "do not tile"),
+    (students.transformer.build, {"hop": 0}, "hop is 0; expected 1 or more"),
+    (students.transformer.build, {"frame": 0}, "frame is 0; expected 1 or more"),
+    (students.transformer.build, {"rhythm": -3}, "rhythm is -3; expected 1 or more"),
   ],
 )
 def test_sizes_that_do_not_fit_say_so(build, arguments, message):

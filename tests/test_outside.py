@@ -103,6 +103,11 @@ def test_the_layout_is_found(source):
   assert _find(source) == "own"
 
 
+def test_a_folder_with_a_manifest_is_ones_own_also_where_the_manifest_is_wrong(tmp_path):
+  (tmp_path / "manifest.toml").write_text('[[recording]]\nperson = "anna"\n')
+  assert _find(tmp_path) == "own"  # reading it then says what is wrong, not that there is none
+
+
 def test_public_sets_are_known_by_their_files(shared_data):
   found = {path.name: _find(path) for path in sorted(shared_data.iterdir()) if path.is_dir()}
   assert found

@@ -406,7 +406,14 @@ def test_other_broken_files(tmp_path):
     ("rate_hz = 64", "rate = 64", r"anna: ppg: unknown key 'rate'; did you mean 'rate_hz'"),
     ("rate_hz = 64", "rate_hz = -64", "rate_hz is -64; expected a positive number"),
     ("rate_hz = 64", 'rate_hz = "fast"', "rate_hz is 'fast'; expected a number"),
+    ("rate_hz = 64", "rate_hz = inf", "rate_hz is inf; expected a number"),
+    ("rate_hz = 64", "rate_hz = 64, start = nan", "start is nan; expected a number"),
+    ("rate_hz = 64", "rate_hz = 64, skip = 1.5", "skip is 1.5; expected a whole number from 0 on"),
+    ("rate_hz = 64", "rate_hz = 64, skip = -1", "skip is -1; expected a whole number from 0 on"),
+    ("rate_hz = 64", "rate_hz = 64, window_s = 0", "window_s is 0; expected a positive number"),
     ("age = 31", 'age = "old"', "age is 'old'; expected a number"),
+    ("age = 31", "age = 1993", "age is 1993; expected 0 to 120, or nothing"),
+    ("bmi = 22.5", "bmi = 1.75", "bmi is 1.75; expected 5 to 150, or nothing"),
     ('sex = "F"', 'sex = "x"', "sex 'x'; expected female, male"),
     ('column = "green"', 'columns = ["a", "b"]', r"ppg names 2 column\(s\); expected 1"),
     ('"x", "y", "z"', '"x", "y"', r"acc names 2 column\(s\); expected 3: x, y and z"),
@@ -443,6 +450,19 @@ def test_a_csv_manifest_that_is_wrong_says_where(tmp_path, old, new, message):
   assert old in CSV
   (tmp_path / "manifest.csv").write_text(CSV.replace(old, new))
   with pytest.raises(DistillError, match=message):
+    manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_csv_manifest_of_any_spreadsheet(tmp_path, delimiter):
+  (tmp_path / "manifest.csv").write_text(CSV.replace(",", delimiter), encoding="utf-8-sig")
+  assert [one.participant for one in manifest.load(tmp_path).sessions] == ["anna", "ben"]
+
+
+@pytest.mark.parametrize("name", manifest.NAMES)
+def test_a_manifest_in_another_encoding_is_told(tmp_path, name):
+  (tmp_path / name).write_text("participant,signal,file", encoding="utf-16")
+  with pytest.raises(DistillError, match=rf"{name} is not UTF-8 \(.*\); save it as UTF-8"):
     manifest.load(tmp_path)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import pathlib
 import types
 
 import jsonschema
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from distill import config as configs
-from distill import controls, frozen, models, report, stages, workdir
+from distill import controls, fold_training, frozen, models, report, stages, workdir
+from distill.data import splits
 from distill.errors import DistillError
 from tests import runs
 
@@ -140,6 +142,27 @@ def test_a_given_teacher_that_saw_people_held_out_here_is_refused(smoke, tmp_pat
   with pytest.raises(DistillError, match=r"trained on \d+ participants who are held out in fold 1"):
     stages.pretrain(_config(smoke, *words), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_a_given_model_that_saw_people_of_an_external_set_is_refused(tmp_path):
+  away = splits.Split((), (), ("anna", "ben"))
+  fold = workdir.Fold(0, tmp_path, {}, {"elsewhere": (None, away)})
+  fields = {"people_seen": [fold_training.person_hash("elsewhere/ben")]}
+  stored = models.ModelFolder(pathlib.Path("given"), fields, {})
+  with pytest.raises(DistillError, match=r"student in given was trained on 1 .* elsewhere/ben"):
+    stages.check_unseen(fold, stored, "student")
+
+
+def test_a_student_that_starts_from_another_has_seen_its_people_too(smoke, tmp_path, monkeypatch):
+  stored = models.read(smoke.folder / "fold0" / "student" / "model")
+  fields = stored.fields | {"people_seen": ["somebody"], "sets": ["elsewhere"]}
+  models.write(tmp_path / "start", stored.tensors, fields, "")
+  monkeypatch.setattr(fold_training, "fit", lambda objective, *_, **__: objective)
+  words = (f"teacher.load={smoke.folder}/fold0/teacher", f"start={tmp_path}/start")
+  stages.train(_config(smoke, *words), tmp_path / "run")
+  made = models.read(tmp_path / "run" / "fold0" / "student" / "model")
+  assert set(made.fields["people_seen"]) == {"somebody", *stored.fields["people_seen"]}
+  assert made.fields["sets"] == ["simulated", "elsewhere"]
 
 
 def test_the_embeddings_of_another_teacher_are_refused(smoke, fold, tmp_path):

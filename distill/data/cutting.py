@@ -42,7 +42,7 @@ class Cut:
     columns: index columns, each [windows].
     windows: the windows themselves; empty where they are written already.
     dropped: number left out for too little coverage.
-    digest: hash of the first window, to tell one recording under two names.
+    digest: of the first window, to tell one recording under two names; "" without one.
     beats: of the recording, where they were not read from its PPG.
   """
 
@@ -111,11 +111,15 @@ def cut_source(
     windows = list(cut_recording(recording, settings, names))
   except DistillError as error:
     return error
-  first = windows[0].signals.values() if windows else ()
   return Cut(
     columns=store.to_columns([window.columns for window in windows]),
     windows=windows,
     dropped=len(starts(recording, settings, names)) - len(windows),
-    digest=hashlib.sha256(b"".join(signal.tobytes() for signal in first)).hexdigest(),
+    digest=digest(windows[0]) if windows else "",
     beats=recording.beats,
   )
+
+
+def digest(window: Window) -> str:
+  """Hash of a window's samples."""
+  return hashlib.sha256(b"".join(one.tobytes() for one in window.signals.values())).hexdigest()

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import math
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import tqdm
 from scipy import ndimage, stats
 
 from distill import beats
-from distill.data import datasets, manifest, tables, units
+from distill.data import cutting, datasets, manifest, tables, units
 from distill.data.builder import PairedBuilder
 from distill.data.cutting import Source
 from distill.data.datasets import own
@@ -35,6 +36,7 @@ DRIFT_PPM = 100.0
 FEW_PEOPLE = 5  # the number of folds
 GENERIC = ("own", "simulated", "empatica_e4")  # sets that are not told by their layout alone
 PPG_WORDS = ("ppg", "bvp", "green", "pleth", "infrared", "ir", "red")
+UNIX_TIMES = {"ns": 1e17, "us": 1e14, "ms": 1e11}  # from 1973 on
 TIME_WORDS = ("time", "timestamp", "t", "seconds", "unix")
 
 
@@ -77,6 +79,7 @@ class RecordingFound:
     origin: where heart rate comes from.
     problems: what is wrong and how to mend it.
     timeline: [windows, 2] minutes from the first sample, and 1 where the PPG is usable.
+    digest: of its first window, "" without any.
   """
 
   name: str
@@ -90,6 +93,7 @@ class RecordingFound:
   origin: str
   problems: tuple[str, ...]
   timeline: np.ndarray = dataclasses.field(repr=False)
+  digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Found:
     """Plain values; NaN becomes None."""
     fields = dataclasses.asdict(self) | {"participants": self.participants}
     for one in fields["recordings"]:
-      del one["timeline"]
+      del one["timeline"], one["digest"]
     return {key: _plain(value) for key, value in fields.items()}
 
   def to_text(self) -> str:
@@ -152,7 +156,7 @@ def inspect(
       problem = f"{folder} has no manifest and is the layout of no public set"
       return Found(str(folder), "", (), (problem,), propose(folder))
     sources = tqdm.tqdm(builder.sources(), desc="inspect", unit="recording", disable=not progress)
-    found = tuple(_look(source, builder) for source in sources)
+    found = _without_twins([_look(source, builder) for source in sources])
   people = {one.participant for one in found if one.windows}
   problems = []
   if len(people) < FEW_PEOPLE:
@@ -198,8 +202,10 @@ def _look(source: Source, builder: PairedBuilder) -> RecordingFound:
   overlap = max(stop_s - start_s, 0.0) / 60
   name = f"{recording.participant}/{recording.name}"
   try:
-    cuts = cut_recording(recording, builder.settings, builder.SIGNALS)
-    columns = [window.columns for window in cuts]
+    digest, columns = "", []
+    for window in cut_recording(recording, builder.settings, builder.SIGNALS):
+      digest = digest or cutting.digest(window)
+      columns.append(window.columns)
   except DistillError as error:
     problems.append(f"{error}{_apart(recording, overlap)}")
     return _unreadable(name, recording.participant, found, overlap, tuple(problems))
@@ -227,7 +233,21 @@ def _look(source: Source, builder: PairedBuilder) -> RecordingFound:
     next((one["hr_origin"] for one in columns if one["hr_origin"]), ""),
     tuple(problems),
     np.stack([minutes, usable], axis=1),
+    digest,
   )
+
+
+def _without_twins(found: Sequence[RecordingFound]) -> tuple[RecordingFound, ...]:
+  """The recordings; those with the samples of another person's have no window, as in `prepare`."""
+  owners: dict[str, str] = {}
+  kept = []
+  for one in found:
+    owner = owners.setdefault(one.digest, one.participant) if one.digest else one.participant
+    if owner != one.participant:
+      problem = f"it holds the same samples as a recording of {owner} and is left out"
+      one = dataclasses.replace(one, windows=0, problems=(*one.problems, problem))
+    kept.append(one)
+  return tuple(kept)
 
 
 def _unreadable(
@@ -351,17 +371,20 @@ def propose(folder: pathlib.Path) -> str:
       f" of {', '.join(name for name in datasets.DATASETS if name not in GENERIC)}"
     )
   blocks: dict[str, dict[str, str]] = {}
+  unread = []
   for path in paths:
     try:
-      columns = tables.names(path)
-    except DistillError:
+      guessed = _guess(folder, path, tables.names(path))
+    except DistillError as error:
+      unread.append(f"# left out: {error}")
       continue
-    for kind, line in _guess(path.relative_to(folder), columns).items():
+    for kind, line in guessed.items():
       who = path.relative_to(folder).parts[0] if path.parent != folder else _person(path.stem)
       blocks.setdefault(who, {}).setdefault(kind, line)
   lines = [
     "# Proposed from the files: check participants, columns and units of time.",
     "# Write the true samples per second where rate_hz = 0.",
+    *unread,
   ]
   for who, entries in blocks.items():
     lines += ["", "[[recording]]", f'participant = "{who}"']
@@ -379,11 +402,11 @@ def _person(stem: str) -> str:
   return "_".join(kept) or stem
 
 
-def _guess(path: pathlib.Path, columns: Sequence[str]) -> dict[str, str]:
-  """Signal -> fields of its entry, from the names of the columns."""
+def _guess(folder: pathlib.Path, path: pathlib.Path, columns: Sequence[str]) -> dict[str, str]:
+  """Signal -> fields of its entry, from the names of the columns and the first time."""
   lower = {name.lower(): name for name in columns}
   time = next((lower[word] for word in TIME_WORDS if word in lower), "")
-  clock = f'time = "{time}", time_unit = "s"' if time else "rate_hz = 0"
+  clock = f'time = "{time}", time_unit = "{_time_unit(path, time)}"' if time else "rate_hz = 0"
   if path.suffix in (".edf", ".bdf", ".hea"):
     clock = ""
   found = {}
@@ -392,9 +415,23 @@ def _guess(path: pathlib.Path, columns: Sequence[str]) -> dict[str, str]:
   for kind, names in ((PPG, [ppg]), (ACC, axes)):
     if all(names):
       quoted = ", ".join(f'"{name}"' for name in names)
-      fields = [f'file = "{path.as_posix()}"', f"columns = [{quoted}]", *([clock] if clock else [])]
+      place = path.relative_to(folder).as_posix()
+      fields = [f'file = "{place}"', f"columns = [{quoted}]", *([clock] if clock else [])]
       found[kind] = ", ".join(fields)
   return found
+
+
+def _time_unit(path: pathlib.Path, time: str) -> str:
+  """Of a column of times by the first: a date, or how large the Unix time of a recording is."""
+  text = pathlib.Path(path.name.removesuffix(".gz")).suffix in tables.TEXT
+  first = tables.first_field(path, time) if text else ""
+  if re.match(r"\d{4}-\d\d-\d\d", first):
+    return tables.ISO
+  try:
+    size = float(first)
+  except ValueError:
+    return "s"
+  return next((unit for unit, least in UNIX_TIMES.items() if size >= least), "s")
 
 
 def _axis(axis: str, lower: dict[str, str]) -> str:
@@ -467,4 +504,5 @@ def picture(found: Found, path: str | pathlib.Path) -> None:
   axes.set_title(
     f"{found.set_name or found.folder}: {found.participants} participants", fontsize=10
   )
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, format="png", dpi=120)

@@ -12,7 +12,8 @@ TOML, one [[recording]] a session, its signals as tables in it:
     ppg = { file = "anna/monday.csv", column = "green", rate_hz = 64.0 }
     acc = { file = "anna/monday_acc.csv", columns = ["x", "y", "z"], time = "t", time_unit = "ms" }
 
-CSV, one row a signal, with the same words as header; several columns are separated by "|":
+CSV, one row a signal, with the same words as header; several columns are separated by "|", fields
+by commas, semicolons or tabs:
 
     participant,name,signal,file,column,rate_hz,time,time_unit,unit
     anna,monday,ppg,anna/monday.csv,green,64,,,
@@ -31,10 +32,12 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+from distill.data import tables
 from distill.errors import DistillError, nearest
 
 NAMES = ("manifest.toml", "manifest.csv")
 PERSON = ("age", "sex", "bmi", "skin_tone")
+POSSIBLE = {"age": (0.0, 120.0), "bmi": (5.0, 150.0)}  # years, kg/m2
 SEXES = ("", "female", "male")
 COLUMNS = {"ppg": 1, "acc": 3, "ecg": 1, "beats": 0, "hr": 1, "activity": 3}  # that each needs
 
@@ -143,7 +146,9 @@ def load(folder: pathlib.Path) -> Manifest:
 def _from_toml(path: pathlib.Path) -> Manifest:
   try:
     content = tomllib.loads(path.read_text(encoding="utf-8"))
-  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+  except UnicodeDecodeError as error:
+    raise DistillError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+  except tomllib.TOMLDecodeError as error:
     raise DistillError(f"{path} is no TOML: {error}") from error
   _known(content, ("same_device", "recording"), str(path))
   recordings = content.get("recording", [])
@@ -164,10 +169,15 @@ def _from_toml(path: pathlib.Path) -> Manifest:
 def _from_csv(path: pathlib.Path) -> Manifest:
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:
-      reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+      first = file.readline()
+      file.seek(0)
+      delimiter = max(tables.DELIMITERS, key=first.count)
+      reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
       header = tuple(reader.fieldnames or ())
       rows = [(reader.line_num, row) for row in reader]
-  except (csv.Error, UnicodeDecodeError) as error:
+  except UnicodeDecodeError as error:
+    raise DistillError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+  except csv.Error as error:
     raise DistillError(f"{path} is no CSV: {error}") from error
   for name in ("participant", "signal", "file"):
     if name not in header:
@@ -216,9 +226,19 @@ def _session(
   if not entries:
     raise DistillError(f"{where}: {participant} has no signal; expected ppg and acc")
   name = str(fields.get("name", "")).strip() or next(iter(entries.values())).file.stem
-  age, bmi = (_number(fields.get(key, math.nan), f"{where}: {key}") for key in ("age", "bmi"))
+  age, bmi = (_of_person(fields, key, where) for key in POSSIBLE)
   skin_tone = str(fields.get("skin_tone", "")).strip()
   return Session(participant, name, entries, age, sex, bmi, skin_tone)
+
+
+def _of_person(fields: Mapping[str, Any], key: str, where: str) -> float:
+  """Age or BMI, NaN where it is not told."""
+  if key not in fields:
+    return math.nan
+  value, (low, high) = _number(fields[key], f"{where}: {key}"), POSSIBLE[key]
+  if not low <= value <= high:
+    raise DistillError(f"{where}: {key} is {value:g}; expected {low:g} to {high:g}, or nothing")
+  return value
 
 
 _KEYS = {
@@ -248,7 +268,7 @@ def _entry(path: pathlib.Path, where: str, kind: str, fields: Mapping[str, Any])
     if what == "number":
       found[key] = _number(value, text)
     elif what == "count":
-      found[key] = int(_number(value, text))
+      found[key] = _count(value, text)
     elif what == "bool":
       found[key] = _bool(value, text)
     elif what == "time":
@@ -272,8 +292,9 @@ def _check_entry(kind: str, entry: Entry) -> None:
       f"{entry.where} names {len(entry.columns)} column(s); expected {needed}"
       + (": x, y and z" if kind == "acc" else "")
     )
-  if entry.rate_hz is not None and not 0 < entry.rate_hz < math.inf:
-    raise DistillError(f"{entry.where}: rate_hz is {entry.rate_hz:g}; expected a positive number")
+  for key, value in (("rate_hz", entry.rate_hz), ("window_s", entry.window_s)):
+    if value is not None and value <= 0:
+      raise DistillError(f"{entry.where}: {key} is {value:g}; expected a positive number")
   if kind == "beats" and not entry.time:
     raise DistillError(f"{entry.where} needs time = the name of the column of beat times")
   if entry.origin not in ("ecg", "chest_strap"):
@@ -292,11 +313,19 @@ def _known(fields: Mapping[str, Any], known: tuple[str, ...], where: str) -> Non
 
 def _number(value: Any, where: str) -> float:
   try:
-    if isinstance(value, bool):
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
       raise ValueError
-    return float(value)
+    return number
   except (TypeError, ValueError) as error:
     raise DistillError(f"{where} is {value!r}; expected a number") from error
+
+
+def _count(value: Any, where: str) -> int:
+  number = _number(value, where)
+  if number < 0 or number != int(number):
+    raise DistillError(f"{where} is {value!r}; expected a whole number from 0 on")
+  return int(number)
 
 
 def _bool(value: Any, where: str) -> bool:

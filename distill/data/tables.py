@@ -23,6 +23,7 @@ from distill.errors import DistillError, nearest
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 ISO = "iso"  # of a time column that holds dates such as 2024-03-01T10:00:00.25Z
 TEXT = (".csv", ".tsv", ".txt")
+DELIMITERS = (",", ";", "\t")  # the one that a header has most often counts
 SUFFIXES = (*TEXT, ".parquet", ".npz", ".edf", ".bdf", ".hea")
 _EMPTY = ["", " ", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
 _BLOCK_BYTES = 16 << 20
@@ -135,6 +136,16 @@ def read_text(path: pathlib.Path, columns: Sequence[str], *, skip: int = 0) -> l
   return [found.column(name).to_pylist() for name in columns]
 
 
+def first_field(path: pathlib.Path, name: str, *, skip: int = 0) -> str:
+  """Text of a column in the first row of data of a text file; errors as `read`."""
+  there, delimiter = _header(path, skip)
+  if name not in there:
+    raise _missing(path, name, there)
+  with _damage(path):
+    line = _line(path, skip + 2)
+  return (line.split(delimiter) + [""] * len(there))[there.index(name)].strip().strip('"')
+
+
 def _suffix(path: pathlib.Path) -> str:
   suffix = pathlib.Path(path.name.removesuffix(".gz")).suffix.lower()
   if suffix not in SUFFIXES:
@@ -214,7 +225,7 @@ def _header(path: pathlib.Path, skip: int) -> tuple[list[str], str]:
   line = _line(path, skip + 1).strip("\r\n")
   if not line.strip():
     raise DistillError(f"{path} is empty{f' after {skip} lines' if skip else ''}")
-  delimiter = max((",", ";", "\t"), key=line.count)
+  delimiter = max(DELIMITERS, key=line.count)
   return [name.strip().strip('"') for name in line.split(delimiter)], delimiter
 
 
@@ -243,12 +254,7 @@ def _date_type(path: pathlib.Path, time: str, skip: int) -> Any:
   """Dates with a zone and dates without need different types."""
   import pyarrow as pa
 
-  there, delimiter = _header(path, skip)
-  if time not in there:
-    raise _missing(path, time, there)
-  with _damage(path):
-    line = _line(path, skip + 2)
-  field = (line.split(delimiter) + [""] * len(there))[there.index(time)].strip().strip('"')
+  field = first_field(path, time, skip=skip)
   return pa.timestamp("us", tz="UTC" if re.search(r"(Z|[+-]\d\d:?\d\d)$", field) else None)
 
 

@@ -152,8 +152,6 @@ class PatchTransformer(Encoder):
   ):
     if pool not in POOLINGS:
       raise DistillError(f"pool is {pool!r}; expected one of {', '.join(POOLINGS)}")
-    if width % heads:
-      raise DistillError(f"width {width} is not a multiple of heads {heads}")
     self.spec = spec
     self.stem = stem
     self.pool = pool

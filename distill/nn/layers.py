@@ -5,9 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from distill.errors import DistillError
+
 
 class Constant(nnx.Variable):
   """A stored array that belongs to the model and is not trained."""
+
+
+def check_sizes(**sizes: int) -> None:
+  """Refuses sizes of layers that are not at least 1.
+
+  Raises:
+    DistillError: naming the first of them.
+  """
+  for name, size in sizes.items():
+    if size < 1:
+      raise DistillError(f"{name} is {size}; expected 1 or more")
 
 
 def sinusoidal_positions(tokens: int, width: int) -> np.ndarray:
@@ -119,6 +132,14 @@ class Transformer(nnx.Module):
   """A stack of blocks and a final norm: [batch, tokens, width], [batch, tokens] -> same shape."""
 
   def __init__(self, width: int, depth: int, heads: int, *, rngs: nnx.Rngs):
+    check_sizes(width=width, heads=heads)
+    if depth < 0:
+      raise DistillError(f"depth is {depth}; expected 0 or more")
+    if width % (2 * heads):
+      raise DistillError(
+        f"width {width} and heads {heads}: each head needs an even share of the width, so choose a"
+        f" multiple of {2 * heads}"
+      )
     self.depth = depth
     for i in range(depth):
       setattr(self, f"block_{i}", Block(width, heads, 4 * width, rngs=rngs))

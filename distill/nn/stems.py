@@ -12,13 +12,14 @@ import numpy as np
 from flax import nnx
 
 from distill.errors import DistillError
-from distill.nn import pulse
+from distill.nn import layers, pulse
 
 # A token counts as observed when at least this share of its samples was. Ours.
 MIN_TOKEN_COVERAGE = 0.5
 
 
 def _count_patches(samples: int, patch: int, what: str) -> int:
+  layers.check_sizes(**{what: patch})
   if samples % patch:
     raise DistillError(
       f"{what} is {patch} samples, which does not divide the window of {samples} samples;"
@@ -33,6 +34,7 @@ class PatchStem(nnx.Module):
   lanes = 1  # tokens of different channels lie in lanes of their own, one after the other
 
   def __init__(self, samples: int, channels: int, width: int, patch: int, *, rngs: nnx.Rngs):
+    layers.check_sizes(width=width)
     self.tokens = _count_patches(samples, patch, "patch")
     self.patch = patch
     self.project = nnx.Linear(patch * channels, width, rngs=rngs)
@@ -189,6 +191,8 @@ class FilterbankStem(nnx.Module):
     rhythm: int = 0,
     rngs: nnx.Rngs,
   ):
+    layers.check_sizes(width=width, filters=filters, taps=taps, stretch=stretch, hop=hop)
+    layers.check_sizes(mixes=mixes, waves=waves, **({"rhythm": rhythm} if rhythm else {}))
     frames = _count_patches(samples, frame, "student.frame")
     if rhythm and frames != pulse.frames(samples / rate_hz):
       raise DistillError(
