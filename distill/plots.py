@@ -581,7 +581,10 @@ def retention(set_name: str, one: Mapping[str, Any]) -> Plot:
   task, points = one["task"], {}
   for name, row in one["variants"].items():
     others = [m["change"]["value"] for k, m in row["measures"].items() if k != task]
-    points[name] = (100 * row["gain"], -100 * float(np.mean([v for v in others if v is not None])))
+    others = [value for value in others if value is not None]
+    # There is no change in per cent of an error of 0; such a point is not drawn.
+    gain = np.nan if row["gain"] is None else 100 * row["gain"]
+    points[name] = (gain, -100 * float(np.mean(others)) if others else np.nan)
   with style.context(["default", STYLE]):
     figure = Figure(figsize=(7.6, 5.2), layout="constrained")
     axes = figure.subplots()

@@ -111,6 +111,14 @@ def test_table_and_plot_say_what_was_picked():
   assert "plain fine-tuning: task +40.0 %, others -10.0 %" in plot.alt
 
 
+def test_plot_of_a_task_that_the_start_never_gets_wrong():
+  found = report.plain(retention.judge(TABLE, "hr_bpm", _settings(share=0.5)))
+  found["simulated"] = True
+  for row in found["variants"].values():
+    row["gain"] = None  # no per cent of an error of 0
+  assert "plain fine-tuning: task +nan %" in plots.retention("toy", found).alt
+
+
 # --- the whole comparison -------------------------------------------------------------------------
 
 
