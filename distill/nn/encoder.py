@@ -207,7 +207,7 @@ class PatchTransformer(Encoder):
     self, signal: jax.Array, mask: jax.Array, *, rhythm: bool = False
   ) -> tuple[jax.Array, jax.Array]:
     """The embedding, and the rhythm [batch, frames] where it was asked for or is needed."""
-    found = jnp.zeros((len(signal), 0))
+    found = jnp.zeros((signal.shape[0], 0))
     if self._reads_rhythm:
       tokens, observed, found = self.stem.read(signal, mask)
       pooled = self._pooled(self._placed(tokens), observed)

@@ -39,7 +39,7 @@ class PatchStem(nnx.Module):
 
   def patches(self, signal: jax.Array) -> jax.Array:
     """[batch, time, channels] -> [batch, tokens, patch * channels]."""
-    return signal.reshape(len(signal), self.tokens, -1)
+    return signal.reshape(signal.shape[0], self.tokens, -1)
 
   def observed(self, mask: jax.Array) -> jax.Array:
     """[batch, time, channels] bool -> [batch, tokens] bool."""
@@ -97,7 +97,7 @@ class RateReader(nnx.Module):
     sd = jnp.sqrt(jnp.mean(jnp.square(centred), axis=1, keepdims=True) + 1e-2)
     logits = self.SHARPNESS * self.second(jax.nn.gelu(self.first(centred / sd)))
     pick = jax.nn.softmax(logits, axis=1)
-    read = jnp.einsum("bmr,rmw->brw", pick, self.values[...]).reshape(len(lines), -1)
+    read = jnp.einsum("bmr,rmw->brw", pick, self.values[...]).reshape(lines.shape[0], -1)
     sure = jnp.sum(pick * jnp.log(pick + 1e-6), axis=1)
     return self.out(jnp.concatenate([read, sure], axis=1))
 
@@ -261,7 +261,7 @@ class FilterbankStem(nnx.Module):
     """[batch, time, axes] bool -> [batch, frames]: each sample under the filters was seen."""
     seen = jnp.all(mask, axis=2)
     lost = jax.lax.reduce_window(~seen, False, jax.lax.bitwise_or, (1, self.taps), (1, 1), "SAME")
-    return ~jnp.any(lost.reshape(len(mask), self.frames, self.frame), axis=2)
+    return ~jnp.any(lost.reshape(mask.shape[0], self.frames, self.frame), axis=2)
 
   def __call__(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     tokens, observed, _ = self.read(signal, mask)
