@@ -182,9 +182,9 @@ class PatchTransformer(Encoder):
     self, tokens: jax.Array, observed: jax.Array, index: jax.Array | None = None
   ) -> jax.Array:
     """The transformer over all tokens, or over those that `index` [batch, kept] picked."""
-    places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), observed.shape)
     times = self.stem.tokens // self.stem.lanes
-    return self.transformer(tokens, observed, (places if index is None else index) % times)
+    places = (jnp.arange(tokens.shape[1]) if index is None else index) % times
+    return self.transformer(tokens, observed, jnp.broadcast_to(places, observed.shape))
 
   def __call__(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     return self._embed(signal, self.check(signal, mask))[0]

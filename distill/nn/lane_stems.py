@@ -78,11 +78,11 @@ class LaneFilterbankStem(FilterbankStem):
     tokens, _ = super().__call__(filled, known)
     seen = self.frames_observed(known)
     observed = jnp.stack([seen[:, i : i + self.stretch] for i in self.starts], axis=1)
-    lost = 1.0 - jnp.mean(mask.reshape(mask.shape[0], self.frames, -1), axis=2, dtype=tokens.dtype)
+    lost = 1.0 - jnp.mean(mask.reshape(mask.shape[0], self.frames, -1).astype(tokens.dtype), axis=2)
     lost = jnp.stack([lost[:, i : i + self.stretch] for i in self.starts], axis=1)
     tokens = tokens + self.missing(lost)
     shape = (signal.shape[0], self.tokens)
-    enough = jnp.mean(observed, axis=2, dtype=jnp.float32) >= self.min_coverage
+    enough = jnp.mean(observed.astype(jnp.float32), axis=2) >= self.min_coverage
     return tokens.reshape(*shape, -1), enough.reshape(shape)
 
   def _rows(self, values: jax.Array) -> jax.Array:

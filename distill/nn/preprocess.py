@@ -60,14 +60,14 @@ def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
   In two passes: gravity is thousands of times what a pulse moves, and what the first pass rounds
   off the second finds.
   """
-  count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True, dtype=values.dtype), 1.0)
+  count = jnp.maximum(jnp.sum(mask.astype(values.dtype), axis=1, keepdims=True), 1.0)
   rough = jnp.sum(jnp.where(mask, values, 0.0), axis=1, keepdims=True) / count
   rest = jnp.sum(jnp.where(mask, values - rough, 0.0), axis=1, keepdims=True) / count
   return rough + rest
 
 
 def _normalise(values: jax.Array, mask: jax.Array, spec: SignalSpec) -> jax.Array:
-  count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True, dtype=values.dtype), 1.0)
+  count = jnp.maximum(jnp.sum(mask.astype(values.dtype), axis=1, keepdims=True), 1.0)
   centred = values
   for _ in range(2):
     centred = jnp.where(mask, centred, 0.0)
