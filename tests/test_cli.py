@@ -117,6 +117,8 @@ def test_help_lists_every_verb(capsys):
     (["embed", "--model=x"], "embed needs --workdir, or --student and --source, or --model, --set"),
     (["embed", "--model=x", "--set=y", "--out=z.npz"], "x is no model folder"),
     (["embed", "--space=both"], "--space"),
+    (["export", "absent", "--out=x"], "absent is no model folder"),
+    (["export", "ours"], "--out"),
     (["train", "--config=absent.py", "--workdir=x"], "no config file at absent.py"),
     (["run", runs.CONFIG, "--config.stps=3", "--workdir=x"], "no key config.stps; did you mean"),
     (["run", runs.CONFIG, "--config.batch_size=1", "--workdir=x"], "batch_size is 1"),

@@ -45,6 +45,19 @@ SPECS = {
 }
 
 
+@pytest.fixture(name="briefly", autouse=True, scope="module")
+def _briefly():
+  """Times one call: here it is compiled to run slowly."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(export, "TIMED", 1)
+    yield
+
+
+def _npz(path):
+  with np.load(path) as file:
+    return dict(file)
+
+
 # --- preprocessing --------------------------------------------------------------------------------
 
 
@@ -197,7 +210,7 @@ def _done(tmp_path_factory, student):
 def _read(out):
   """(outputs of the file for any windows, signature, example)."""
   run = export.FORMATS["stablehlo"].load(out / "model.stablehlo")
-  return run, json.loads((out / "signature.json").read_text()), np.load(out / "example.npz")
+  return run, json.loads((out / "signature.json").read_text()), _npz(out / "example.npz")
 
 
 def _prepared(encoder, windows):
@@ -257,9 +270,7 @@ sys.meta_path.insert(0, Refuse())
   told = subprocess.run(words, cwd=out, env=environment, capture_output=True, text=True)
   assert told.returncode == 0, told.stderr
   assert told.stdout.strip() == "['coverage', 'embedding', 'projection', 'rhythm']"
-  spoilt = {
-    name: value + (name == "coverage") for name, value in np.load(out / "example.npz").items()
-  }
+  spoilt = {name: value + (name == "coverage") for name, value in _npz(out / "example.npz").items()}
   other = out.parent / "spoilt"
   other.mkdir()
   (other / "model.stablehlo").write_bytes((out / "model.stablehlo").read_bytes())
@@ -425,7 +436,7 @@ def test_optional_formats(name, tmp_path):
   outputs = ("embedding", "rhythm", "coverage", "hr_bpm")
   (written,) = export.export(folder, tmp_path / "device", formats=[name], outputs=outputs)
   assert max(written.max_difference.values()) < 1e-3
-  example = np.load(tmp_path / "device" / "example.npz")
+  example = _npz(tmp_path / "device" / "example.npz")
   space = {}
   here = os.getcwd()
   os.chdir(tmp_path / "device")

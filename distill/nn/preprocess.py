@@ -164,7 +164,10 @@ def _average(lanes: jax.Array, taps: int) -> jax.Array:
   """Moving average over the last `taps` samples; before the first they were as the first."""
   held = jnp.broadcast_to(lanes[:, :1], (lanes.shape[0], taps - 1))
   wide = jnp.concatenate([held, lanes], axis=1)
-  return sum(wide[:, i : i + lanes.shape[1]] for i in range(taps)) / taps
+  total = lanes
+  for back in range(1, taps):
+    total = total + wide[:, taps - 1 - back : taps - 1 - back + lanes.shape[1]]
+  return total / taps
 
 
 class _Recursion:
