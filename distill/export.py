@@ -92,18 +92,25 @@ class OnDevice(nnx.Module):
     unit = UNITS.get(task.target.rpartition("_")[2], "")
     return {task.target: {"unit": unit, "meaning": "NaN: observed too little"}}
 
-  @property
-  def default(self) -> tuple[str, ...]:
-    """Names of the outputs to write if none are named."""
-    return tuple(name for name in self.rows if name not in (PROJECTION, RHYTHM))
+  def choose(self, outputs: Sequence[str]) -> tuple[str, ...]:
+    """The names that were asked for; if none were, all but projection and rhythm.
+
+    Raises:
+      DistillError: one that this model does not have.
+    """
+    for name in outputs:
+      if name not in self.rows:
+        raise DistillError(f"this model has no output {name!r}{nearest(name, self.rows)}")
+    usual = (name for name in self.rows if name not in (PROJECTION, RHYTHM))
+    return tuple(dict.fromkeys(outputs or usual))
 
   def read(self, signal: jax.Array, mask: jax.Array, names: Sequence[str]) -> dict[str, jax.Array]:
     """Prepared windows and their mask, both [batch, time, channels], to outputs by name."""
     dim, head, task = self.encoder.dim, self.head, self.task
     beats = head is not None and head.rhythm  # the projection carries them
     both = RHYTHM in names or (beats and PROJECTION in names)
-    wide = self.encoder.with_rhythm(signal, mask) if both else self.encoder(signal, mask)
-    # Made when asked for: a file holds no weights of what it does not give.
+    if set(names) != {COVERAGE}:  # a file holds nothing of what it does not give
+      wide = self.encoder.with_rhythm(signal, mask) if both else self.encoder(signal, mask)
     found: dict[str, Callable[[], jax.Array]] = {
       EMBEDDING: lambda: wide[:, :dim],
       RHYTHM: lambda: wide[:, dim:],
@@ -123,8 +130,8 @@ class OnDevice(nnx.Module):
 def examples(spec: SignalSpec, seed: int = 0) -> np.ndarray:
   """Raw windows to compare with: [5, time, channels] float32, drawn and not recorded.
 
-  A pulse and noise on a level, with nothing missing; every tenth sample missing; the second quarter
-  missing; the first channel lost, of a single channel its first half; and nothing observed.
+  A pulse and noise on a level, with nothing missing; with a dozen short gaps; with the second
+  quarter missing; with the first channel lost in the second half; and with nothing observed.
   """
   rng = np.random.default_rng(seed)
   samples, channels = spec.shape
@@ -132,9 +139,10 @@ def examples(spec: SignalSpec, seed: int = 0) -> np.ndarray:
   level, size = rng.normal(size=(2, 4, 1, channels))
   pulses = np.sin(turn) + 0.4 * np.sin(2 * turn + 1.0)
   windows = level + 0.02 * (size * pulses + rng.normal(size=(4, samples, channels)))
-  windows[1][rng.random((samples, channels)) < 0.1] = np.nan
+  for start in rng.integers(0, samples, size=12):
+    windows[1, start : start + samples // 200, rng.integers(channels)] = np.nan
   windows[2, samples // 4 : samples // 2] = np.nan
-  windows[3, : samples if channels > 1 else samples // 2, 0] = np.nan
+  windows[3, samples // 2 :, 0] = np.nan
   return np.concatenate([windows, np.full((1, samples, channels), np.nan)]).astype(np.float32)
 
 
@@ -339,9 +347,9 @@ def export(
   _check_formats(formats)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise DistillError(f"{out} is not empty; choose another folder with --out")
-  stored, encoder = _open(model, side)
+  stored, encoder = find(model, side)
   device = OnDevice(stored, encoder)
-  names = _names(device, outputs)
+  names = device.choose(outputs)
   with _appearing(out) as folder, jax.default_matmul_precision("highest"):
     windows = examples(encoder.spec)
     wanted = expected(device, windows, names)
@@ -373,7 +381,12 @@ def _check_formats(formats: Sequence[str]) -> None:
       )
 
 
-def _open(model: str | pathlib.Path, side: str) -> tuple[models.ModelFolder, Encoder]:
+def find(model: str | pathlib.Path, side: str) -> tuple[models.ModelFolder, Encoder]:
+  """The folder and the encoder of a model.
+
+  Raises:
+    DistillError: see `export`.
+  """
   folder = models.find(model, side=side)
   inside = sorted(folder.glob(f"fold*/student/model/{models.SPEC}"))
   if inside and not (folder / models.SPEC).is_file():
@@ -381,13 +394,6 @@ def _open(model: str | pathlib.Path, side: str) -> tuple[models.ModelFolder, Enc
       f"{folder} is a work folder; export a model of it, such as {inside[0].parents[1]}"
     )
   return models.read(folder), models.load_encoder(folder)
-
-
-def _names(device: OnDevice, outputs: Sequence[str]) -> tuple[str, ...]:
-  for name in outputs:
-    if name not in device.rows:
-      raise DistillError(f"this model has no output {name!r}{nearest(name, device.rows)}")
-  return tuple(dict.fromkeys(outputs)) or device.default
 
 
 @contextlib.contextmanager

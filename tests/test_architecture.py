@@ -46,6 +46,7 @@ LAYERS = (
   ("missing", "day", "outside", "ship", "benchmark"),
   ("finetune",),
   ("retention", "layer_probe", "export"),
+  ("live",),
   ("cli",),
 )
 
