@@ -52,8 +52,8 @@ class Live:
     if abs(signals.check_rate(rate_hz) / self.spec.rate_hz - 1.0) > 1e-9:
       raise DistillError(
         f"this model takes {self.spec.rate_hz:g} Hz, the device gives {rate_hz:g} Hz; let the"
-        " device sample at the model's rate, or embed whole recordings: Encoder.embed(samples, rate_hz="
-        f"{rate_hz:g})"
+        " device sample at the model's rate, or embed whole recordings:"
+        f" Encoder.embed(samples, rate_hz={rate_hz:g})"
       )
     self.hop_s = self.spec.window_s if hop_s is None else hop_s
     signals.window_starts(0.0, 0.0, self.spec.window_s, self.hop_s)  # refuses a hop that is none

@@ -311,7 +311,7 @@ BUILDS = {
   "day": lambda: students.day.build(seed=0, width=8, depth=1, heads=2, patch=60),
   "teacher": lambda: teachers.transformer.build(seed=0, width=8, depth=1, heads=2),
   "gaps": lambda: teachers.gaps.build(seed=0, width=8, depth=1, heads=2),
-  "efficientnet": lambda: teachers.efficientnet.build(seed=0),
+  "efficientnet": lambda: teachers.efficientnet.build(seed=0, widths=(8, 8), depths=(1, 1)),
 }
 
 
