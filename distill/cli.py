@@ -532,6 +532,29 @@ def _model_verbs(verbs) -> None:
   )
   parser.add_argument("--out", metavar="DIR", required=True, help="model folder to write")
 
+  parser = _verb(verbs, "export", _export, "a model for a device: files that run without this")
+  parser.add_argument("model", metavar="MODEL", help='model folder, a run\'s student, or "ours"')
+  parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+  parser.add_argument(
+    "--format",
+    metavar="NAME",
+    action="append",
+    help="stablehlo (default), onnx or litert; may be given several times, or joined by commas",
+  )
+  parser.add_argument(
+    "--outputs",
+    metavar="NAMES",
+    default="",
+    help="of embedding, projection, rhythm, coverage and a fine-tuned task's target (hr_bpm);"
+    " default: embedding, coverage and the task",
+  )
+  parser.add_argument(
+    "--side",
+    choices=("students", "teachers"),
+    default="students",
+    help='whose model a name such as "ours" means',
+  )
+
 
 def _families() -> dict[str, Any]:
   """Public encoders of both sides by name, found through the registry."""
@@ -594,6 +617,26 @@ def _merge(options: argparse.Namespace, _: list[str]) -> None:
 
     count = finetune.renormalise(options.out, options.set)
     _say(f"statistics of {count} batch norms recomputed")
+
+
+def _export(options: argparse.Namespace, _: list[str]) -> None:
+  from distill import export
+
+  formats = ",".join(options.format or ["stablehlo"]).split(",")
+  written = export.export(
+    options.model,
+    options.out,
+    formats=tuple(dict.fromkeys(formats)),
+    outputs=[name for name in options.outputs.split(",") if name],
+    side=options.side,
+  )
+  for one in written:
+    largest = max(one.max_difference.values())
+    _say(
+      f"{one.path}: {one.size_bytes / 1e6:.2f} MB, {one.ms_per_window:.1f} ms a window here,"
+      f" within {largest:.1g} of the encoder"
+    )
+  _say(f"how to run it: {pathlib.Path(options.out) / export.README}")
 
 
 if __name__ == "__main__":

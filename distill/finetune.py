@@ -84,6 +84,40 @@ class Task:
     return ((labels - self.mean) / self.sd).astype(np.float32)
 
 
+class TaskReader(nnx.Module):
+  """What a fine-tuned folder says of its task: embeddings to the label's own unit, or logits."""
+
+  def __init__(self, task: Task, dim: int):
+    self.task = task
+    self.standardise = Standardise(np.zeros(dim, np.float32), np.ones(dim, np.float32))
+    self.head = nnx.Linear(dim, max(1, len(task.classes)), rngs=nnx.Rngs(0))
+
+  def __call__(self, embedding: jax.Array) -> jax.Array:
+    """[batch, dim] -> [batch], or [batch, classes]; NaN for the zero vector of an unseen window."""
+    found = self.head(self.standardise(embedding))
+    if not self.task.classes:
+      found = found * self.task.sd + self.task.mean
+    known = jnp.max(jnp.abs(embedding), axis=1, keepdims=True) > 0.0
+    found = jnp.where(known, found, jnp.nan)
+    return found if self.task.classes else found[:, 0]
+
+
+def load_task(stored: models.ModelFolder) -> TaskReader | None:
+  """The task of a fine-tuned folder; None if it has none.
+
+  Raises:
+    DistillError: a head that does not fit the task or the encoder.
+  """
+  if "task" not in stored.fields:
+    return None
+  fields = stored.fields["task"]
+  reader = TaskReader(Task(**fields | {"classes": tuple(fields["classes"])}), stored.fields["dim"])
+  parts = ("head", "standardise")
+  tensors = {f"{p}.{name}": array for p in parts for name, array in stored.part(p).items()}
+  models.assign(reader, tensors, where=f"{stored.folder}, head of the task")
+  return reader
+
+
 def labelled(labels: np.ndarray) -> np.ndarray:
   """[n] bool: a finite number, or a text that is not empty."""
   return np.isfinite(labels) if np.issubdtype(labels.dtype, np.number) else labels != ""

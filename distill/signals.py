@@ -230,19 +230,25 @@ def band_pass(
   The signal is mirrored (odd) at both ends by one period of the lower edge, as far as it is long
   enough, so that the slow edge of the band settles outside the data. The result is float64.
   """
-  sos = _band_sections(rate_hz, tuple(band_hz), band_filter)
+  sos = band_sections(rate_hz, tuple(band_hz), band_filter)
   padding = min(samples.shape[-2] - 1, round(rate_hz / band_hz[0]))
   samples = samples.astype(np.float64)
   passed = cast(np.ndarray, scipy_signal.sosfiltfilt(sos, samples, axis=-2, padlen=padding))
-  if band_filter != "pyppg" or rate_hz < 75:
+  taps = average_taps(rate_hz, band_filter)
+  if not taps:
     return passed
-  average = np.full(round(0.05 * rate_hz), 1 / round(0.05 * rate_hz))
-  padding = min(samples.shape[-2] - 1, 3 * len(average))
+  average = np.full(taps, 1 / taps)
+  padding = min(samples.shape[-2] - 1, 3 * taps)
   return cast(np.ndarray, scipy_signal.filtfilt(average, 1.0, passed, axis=-2, padlen=padding))
 
 
+def average_taps(rate_hz: float, band_filter: str) -> int:
+  """Samples of the moving average that follows the band; 0 for none."""
+  return round(0.05 * rate_hz) if band_filter == "pyppg" and rate_hz >= 75 else 0
+
+
 @functools.lru_cache
-def _band_sections(rate_hz: float, band_hz: tuple[float, float], band_filter: str) -> np.ndarray:
+def band_sections(rate_hz: float, band_hz: tuple[float, float], band_filter: str) -> np.ndarray:
   """[sections, 6]; kept, because designing a filter takes longer than passing a window through."""
   if band_filter == "pyppg":
     sections = scipy_signal.cheby2(4, 20, band_hz, "bandpass", fs=rate_hz, output="sos")

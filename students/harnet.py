@@ -59,7 +59,7 @@ class Downsample(nnx.Module):
     x = jnp.pad(x, ((0, 0), (self.pad, self.pad), (0, 0)))
     count = (x.shape[1] - kernel.shape[1]) // self.down + 1
     reach = (count - 1) * self.down + 1
-    out = jnp.zeros_like(x, shape=(len(x), count, x.shape[2]))
+    out = jnp.zeros_like(x, shape=(x.shape[0], count, x.shape[2]))
     for tap in range(kernel.shape[1]):
       out += x[:, tap : tap + reach : self.down] * along_channels(kernel[:, tap], x)
     return out

@@ -118,7 +118,7 @@ def _halved(observed: jax.Array, stride: int) -> jax.Array:
   if stride == 1:
     return observed
   padded = jnp.pad(observed, ((0, 0), (0, -observed.shape[1] % stride)))
-  return jnp.all(padded.reshape(len(observed), -1, stride), axis=2)
+  return jnp.all(padded.reshape(observed.shape[0], -1, stride), axis=2)
 
 
 def build(

@@ -22,7 +22,7 @@ def shortcut(x: jax.Array, width: int, *, halve: bool) -> jax.Array:
   """
   if halve:
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0)))
-    x = jnp.max(x.reshape(len(x), -1, 2, x.shape[2]), axis=2)
+    x = jnp.max(x.reshape(x.shape[0], -1, 2, x.shape[2]), axis=2)
   more = width - x.shape[2]
   return jnp.pad(x, ((0, 0), (0, 0), (more // 2, more - more // 2))) if more else x
 

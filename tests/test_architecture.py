@@ -45,7 +45,8 @@ LAYERS = (
   ("stages",),
   ("missing", "day", "outside", "ship", "benchmark"),
   ("finetune",),
-  ("retention", "layer_probe"),
+  ("retention", "layer_probe", "export"),
+  ("live",),
   ("cli",),
 )
 
@@ -107,6 +108,7 @@ def test_only_the_registry_turns_a_config_string_into_a_module():
     "distill.registry",
     "distill.data.datasets",  # its own table of builders
     "distill.data.tables",  # packages that only some file formats need
+    "distill.export",  # likewise
   }
   users = {
     module

@@ -120,6 +120,8 @@ def test_help_lists_every_verb(capsys):
     (["embed", "--workdir=x", "--out=y.npz"], "embed was given the work folder x and --out"),
     (["retrieve", "x", "--query=a.npz"], "retrieve was given the work folder x and --query; give"),
     (["probe", "x", "--embeddings=a.npz"], "probe was given the work folder x and --embeddings"),
+    (["export", "absent", "--out=x"], "absent is no model folder"),
+    (["export", "ours"], "--out"),
     (["train", "--config=absent.py", "--workdir=x"], "no config file at absent.py"),
     (["run", runs.CONFIG, "--config.stps=3", "--workdir=x"], "no key config.stps; did you mean"),
     (["run", runs.CONFIG, "--config.batch_size=1", "--workdir=x"], "batch_size is 1"),

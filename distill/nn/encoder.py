@@ -180,9 +180,9 @@ class PatchTransformer(Encoder):
     self, tokens: jax.Array, observed: jax.Array, index: jax.Array | None = None
   ) -> jax.Array:
     """The transformer over all tokens, or over those that `index` [batch, kept] picked."""
-    places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), observed.shape)
     times = self.stem.tokens // self.stem.lanes
-    return self.transformer(tokens, observed, (places if index is None else index) % times)
+    places = (jnp.arange(tokens.shape[1]) if index is None else index) % times
+    return self.transformer(tokens, observed, jnp.broadcast_to(places, observed.shape))
 
   def __call__(self, signal: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     return self._embed(signal, self.check(signal, mask))[0]
@@ -205,7 +205,7 @@ class PatchTransformer(Encoder):
     self, signal: jax.Array, mask: jax.Array, *, rhythm: bool = False
   ) -> tuple[jax.Array, jax.Array]:
     """The embedding, and the rhythm [batch, frames] where it was asked for or is needed."""
-    found = jnp.zeros((len(signal), 0))
+    found = jnp.zeros((signal.shape[0], 0))
     if self._reads_rhythm:
       tokens, observed, found = self.stem.read(signal, mask)
       pooled = self._pooled(self._placed(tokens), observed)

@@ -35,7 +35,7 @@ class LanePatchStem(PatchStem):
 
   def patches(self, signal: jax.Array) -> jax.Array:
     """[batch, time, channels] -> [batch, tokens, patch]."""
-    return jnp.moveaxis(signal, 2, 1).reshape(len(signal), self.tokens, self.patch)
+    return jnp.moveaxis(signal, 2, 1).reshape(signal.shape[0], self.tokens, self.patch)
 
   def __call__(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     filled, _ = masking.bridge(signal, mask, self.fill)
@@ -78,11 +78,11 @@ class LaneFilterbankStem(FilterbankStem):
     tokens, _ = super().__call__(filled, known)
     seen = self.frames_observed(known)
     observed = jnp.stack([seen[:, i : i + self.stretch] for i in self.starts], axis=1)
-    lost = 1.0 - jnp.mean(mask.reshape(len(mask), self.frames, -1), axis=2, dtype=tokens.dtype)
+    lost = 1.0 - jnp.mean(mask.reshape(mask.shape[0], self.frames, -1).astype(tokens.dtype), axis=2)
     lost = jnp.stack([lost[:, i : i + self.stretch] for i in self.starts], axis=1)
     tokens = tokens + self.missing(lost)
-    shape = (len(signal), self.tokens)
-    enough = jnp.mean(observed, axis=2, dtype=jnp.float32) >= self.min_coverage
+    shape = (signal.shape[0], self.tokens)
+    enough = jnp.mean(observed.astype(jnp.float32), axis=2) >= self.min_coverage
     return tokens.reshape(*shape, -1), enough.reshape(shape)
 
   def _rows(self, values: jax.Array) -> jax.Array:

@@ -78,7 +78,7 @@ def masked_mean(tokens: jax.Array, observed: jax.Array) -> jax.Array:
   Rows with nothing observed give zeros.
   """
   kept = jnp.where(observed[:, :, None], tokens, 0.0)
-  count = jnp.sum(observed, axis=1, dtype=tokens.dtype)
+  count = jnp.sum(observed.astype(tokens.dtype), axis=1)
   return jnp.sum(kept, axis=1) / jnp.maximum(count, 1.0)[:, None]
 
 

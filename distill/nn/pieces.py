@@ -64,13 +64,13 @@ class PieceEncoder(Encoder):
     mask = self.check(signal, mask)
     signal = jnp.where(mask, signal, 0.0)
     if len(self.starts) == 1:
-      observed = jnp.mean(mask, axis=(1, 2), dtype=signal.dtype)
+      observed = jnp.mean(mask.astype(signal.dtype), axis=(1, 2))
       return jnp.where(observed[:, None] > 0, self.net(signal, mask), 0.0)
     pieces = jnp.stack([signal[:, start : start + self.piece] for start in self.starts])
     masks = jnp.stack([mask[:, start : start + self.piece] for start in self.starts])
     # One piece after the other: attention over all pieces of a batch at once needs gigabytes.
     embeddings = jax.lax.map(lambda both: self._embed(*both), (pieces, masks))
-    weights = jnp.mean(masks, axis=(2, 3), dtype=signal.dtype)[:, :, None]
+    weights = jnp.mean(masks.astype(signal.dtype), axis=(2, 3))[:, :, None]
     total = jnp.maximum(jnp.sum(weights, axis=0), jnp.finfo(signal.dtype).tiny)
     return jnp.sum(embeddings * weights, axis=0) / total
 
@@ -81,7 +81,7 @@ class PieceEncoder(Encoder):
 
 
 def _standardise(piece: jax.Array, mask: jax.Array, sd_floor: float) -> jax.Array:
-  count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True, dtype=piece.dtype), 1.0)
+  count = jnp.maximum(jnp.sum(mask.astype(piece.dtype), axis=1, keepdims=True), 1.0)
   centred = jnp.where(mask, piece - jnp.sum(piece, axis=1, keepdims=True) / count, 0.0)
   sd = jnp.sqrt(jnp.sum(jnp.square(centred), axis=1, keepdims=True) / count)
   return centred / jnp.maximum(sd, sd_floor)

@@ -123,7 +123,7 @@ def pulse_profile(rhythm: jax.Array) -> jax.Array:
   pick = jax.nn.softmax(_SHARPNESS * lines[:, 1], axis=1)
   padded = jnp.pad(lines, ((0, 0), (0, 0), (_BELOW, _ABOVE)))
   around = np.arange(RATES)[:, None] + np.arange(_BELOW + 1 + _ABOVE)
-  profile = jnp.einsum("bm,bsmk->bsk", pick, padded[:, :, around]).reshape(len(rhythm), -1)
+  profile = jnp.einsum("bm,bsmk->bsk", pick, padded[:, :, around]).reshape(rhythm.shape[0], -1)
   low, high = np.log(RATES_HZ)
   rate = pick @ np.linspace(low - high, high - low, RATES, dtype=np.float32)[:, None] / 2
   entropy = -jnp.sum(pick * jnp.log(pick + 1e-6), axis=1, keepdims=True)

@@ -41,11 +41,11 @@ class PatchStem(nnx.Module):
 
   def patches(self, signal: jax.Array) -> jax.Array:
     """[batch, time, channels] -> [batch, tokens, patch * channels]."""
-    return signal.reshape(len(signal), self.tokens, -1)
+    return signal.reshape(signal.shape[0], self.tokens, -1)
 
   def observed(self, mask: jax.Array) -> jax.Array:
     """[batch, time, channels] bool -> [batch, tokens] bool."""
-    return jnp.mean(self.patches(mask), axis=2, dtype=jnp.float32) >= MIN_TOKEN_COVERAGE
+    return jnp.mean(self.patches(mask).astype(jnp.float32), axis=2) >= MIN_TOKEN_COVERAGE
 
   def __call__(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     signal = jnp.where(mask, signal, 0.0)
@@ -99,7 +99,7 @@ class RateReader(nnx.Module):
     sd = jnp.sqrt(jnp.mean(jnp.square(centred), axis=1, keepdims=True) + 1e-2)
     logits = self.SHARPNESS * self.second(jax.nn.gelu(self.first(centred / sd)))
     pick = jax.nn.softmax(logits, axis=1)
-    read = jnp.einsum("bmr,rmw->brw", pick, self.values[...]).reshape(len(lines), -1)
+    read = jnp.einsum("bmr,rmw->brw", pick, self.values[...]).reshape(lines.shape[0], -1)
     sure = jnp.sum(pick * jnp.log(pick + 1e-6), axis=1)
     return self.out(jnp.concatenate([read, sure], axis=1))
 
@@ -264,8 +264,10 @@ class FilterbankStem(nnx.Module):
   def frames_observed(self, mask: jax.Array) -> jax.Array:
     """[batch, time, axes] bool -> [batch, frames]: each sample under the filters was seen."""
     seen = jnp.all(mask, axis=2)
-    lost = jax.lax.reduce_window(~seen, False, jax.lax.bitwise_or, (1, self.taps), (1, 1), "SAME")
-    return ~jnp.any(lost.reshape(len(mask), self.frames, self.frame), axis=2)
+    lost = (~seen).astype(jnp.float32)  # of numbers: no converter knows "any of" a window
+    around = ((0, 0), ((self.taps - 1) // 2, self.taps // 2))
+    window, strides = (1, self.frame + self.taps - 1), (1, self.frame)
+    return jax.lax.reduce_window(lost, -jnp.inf, jax.lax.max, window, strides, around) == 0.0
 
   def __call__(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     tokens, observed, _ = self.read(signal, mask)
@@ -292,17 +294,17 @@ class FilterbankStem(nnx.Module):
     waves = jnp.einsum("bsfc,fm->bscm", stretches, self.modulation[...])
     cosine, sine = jnp.split(waves, 2, axis=3)
     power = jnp.square(cosine) + jnp.square(sine)
-    share = jnp.mean(observed, axis=2, dtype=power.dtype)
+    share = jnp.mean(observed.astype(power.dtype), axis=2)
     total = jnp.maximum(jnp.sum(share, axis=1), 1e-3)[:, None, None]
     minute = jnp.einsum("bscm,bs->bcm", power, share) / total
     rate = self.rate(jnp.log(minute + 1e-3))
     lines = jnp.log(power + self.FLOOR_POWER)
     # Level of each stretch, not of the window: heart rate follows motion with a lag.
     sums = [jnp.sum((log_energy * weight)[:, i : i + self.stretch], axis=1) for i in self.starts]
-    counts = jnp.maximum(jnp.sum(observed, axis=2, dtype=weight.dtype), 1.0)
+    counts = jnp.maximum(jnp.sum(observed.astype(weight.dtype), axis=2), 1.0)
     # log energies run from about -20 (sensor noise) to 2 (running): bring them near unit scale.
     level = (jnp.stack(sums, axis=1) / counts[:, :, None] + 12.0) / 4.0
     tokens = self.project(lines.reshape(*lines.shape[:2], -1)) + self.level(level)
     tokens = tokens + rate[:, None, :]
-    enough = jnp.mean(observed, axis=2, dtype=jnp.float32) >= MIN_TOKEN_COVERAGE
+    enough = jnp.mean(observed.astype(jnp.float32), axis=2) >= MIN_TOKEN_COVERAGE
     return tokens, enough, rhythm

@@ -56,7 +56,7 @@ def upsample(signal: jax.Array, factor: int) -> jax.Array:
   fine = jax.lax.conv_general_dilated(
     padded, bank, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
   )
-  return fine.reshape(len(signal), -1)
+  return fine.reshape(signal.shape[0], -1)
 
 
 def upsample_mask(observed: jax.Array, factor: int) -> jax.Array:
@@ -137,7 +137,7 @@ class SpeechFeatures(Encoder):
     pooled = jax.lax.map(
       self._embed_channel, (jnp.moveaxis(signal, 2, 0), jnp.moveaxis(mask, 2, 0))
     )
-    parts = [jnp.moveaxis(pooled[name], 0, 1).reshape(len(signal), -1) for name in self.layers]
+    parts = [jnp.moveaxis(pooled[name], 0, 1).reshape(signal.shape[0], -1) for name in self.layers]
     return jnp.concatenate(parts, axis=1)
 
   @property
