@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -209,6 +210,22 @@ def test_a_killed_process_leaves_no_wrong_row(tmp_path):
   assert there[:20].all()
   for row in np.flatnonzero(there):
     assert (out[row] == row % 7 + 1).all()
+
+
+def test_what_has_been_written_is_told_without_reading_it(folder, monkeypatch):
+  source, everything = _source(folder), np.arange(len(open_set(folder)))
+  assert not source.kept(everything).any()
+  _batch(folder, [3, 0])
+  _batch(folder, [1], SPECS[:1])
+  monkeypatch.setattr(os, "preadv", None)
+  assert np.flatnonzero(source.kept(everything)).tolist() == [0, 3]
+  assert np.flatnonzero(_source(folder, specs=SPECS[:1]).kept(everything)).tolist() == [0, 1, 3]
+
+
+def test_a_batch_goes_to_the_device_as_it_lies_in_memory(folder):
+  batch = _batch(folder, [0, 1, 2])
+  for name in NAMES:
+    assert jax.device_put(batch[name]).unsafe_buffer_pointer() == batch[name].ctypes.data, name
 
 
 def test_another_spec_set_or_code_is_another_file(folder, monkeypatch):
