@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import grain
 import numpy as np
+import tqdm
 from absl import flags
 
 from distill import signals
@@ -140,6 +141,18 @@ def check_pairs(prepared: PreparedSet) -> None:
     )
 
 
+FITTING = ("rate_hz", "window_s", "unit")  # and the number of channels
+
+
+def _fits(prepared: PreparedSet, spec: SignalSpec) -> bool:
+  stored = prepared.specs.get(spec.modality)
+  return (
+    stored is not None
+    and all(getattr(stored, field) == getattr(spec, field) for field in FITTING)
+    and len(stored.channels) == len(spec.channels)
+  )
+
+
 def check_spec(prepared: PreparedSet, spec: SignalSpec, *, who: str) -> None:
   """Refuses a set whose windows an encoder was not made for.
 
@@ -147,7 +160,7 @@ def check_spec(prepared: PreparedSet, spec: SignalSpec, *, who: str) -> None:
     DistillError: rate, length, channels or unit differ; the message says how to prepare it right.
   """
   stored = prepared.specs[spec.modality]
-  for field in ("rate_hz", "window_s", "unit"):
+  for field in FITTING:
     there, wanted = getattr(stored, field), getattr(spec, field)
     if there != wanted:
       key = f"{spec.modality}_{field}" if field == "rate_hz" else field
@@ -164,6 +177,7 @@ def check_spec(prepared: PreparedSet, spec: SignalSpec, *, who: str) -> None:
 
 
 THREADS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)  # that read batches
+MADE_TOGETHER = 256  # windows that preparing reads, filters and writes at once
 # Windows that are filtered at once: enough to share the calls, few enough for the cache.
 TOGETHER = 16
 
@@ -275,6 +289,31 @@ class TrainingSource:
       values[~mask] = np.nan
       out[spec.modality][places[absent]] = values
       files[spec.modality].write(rows[absent], values)
+
+
+def make_ready(prepared: PreparedSet, specs: Sequence[SignalSpec], *, progress: bool) -> None:
+  """Keeps the windows that training may read ready for those of the specs that fit the set.
+
+  They are the ones with usable PPG, whoever wears it: which people train differs from fold to fold.
+  Ends, with one line on standard error, where they cannot be kept.
+
+  Args:
+    prepared: the set.
+    specs: of encoders; where rate, length, channels or unit differ, training says so.
+    progress: show a progress bar on standard error.
+  """
+  specs = [spec for spec in specs if _fits(prepared, spec)]
+  rows = np.flatnonzero(prepared.index["ppg_usable"])
+  if not specs or not len(rows):
+    return
+  source = TrainingSource([Rows(prepared, rows)], specs, {})
+  label = f"make {prepared.name} ready"
+  with tqdm.tqdm(total=len(rows), desc=label, unit="window", disable=not progress) as bar:
+    for some in np.split(np.arange(len(rows)), range(MADE_TOGETHER, len(rows), MADE_TOGETHER)):
+      source.batch(some)
+      if not source.kept(some).all():
+        return
+      bar.update(len(some))
 
 
 def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:
