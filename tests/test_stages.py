@@ -58,7 +58,7 @@ def test_the_report_says_how_it_was_made(made, smoke):
 def test_the_first_training_of_a_set_reads_none_of_its_records(tmp_path, monkeypatch):
   config = _config(types.SimpleNamespace(prepared=tmp_path / "prepared"))
   stages.prepare(config)
-  (fold,) = workdir.open_folds(config, tmp_path / "run")
+  (fold,) = workdir.open_folds(config, tmp_path)
   rows = fold_training.usable(fold, config, "train")
   monkeypatch.setattr(PreparedSet, "windows", None)
   for side in ("teacher", "student"):
