@@ -8,10 +8,10 @@ Three measurements. Reading: 60 s pairs of PPG and acceleration from disk to bat
 ours against a PyTorch DataLoader over .npy files (one a signal and window) and over Parquet (row
 groups in a shuffled order, their rows shuffled); all make the same batches out of the same windows
 with the same functions, once as they are stored and once filtered and normalised for the encoders,
-and take turns. Ours makes every window ready in the first pass over a set and keeps it on disk,
-later passes read it there; each is measured. Memory: what a process grows by in either pass over a
-set, and over a ten times larger one. Preparing: recordings as CSV, ours against the script that
-pandas and scipy invite to.
+and take turns. Ours reads windows that were made ready when the set was prepared for its encoders;
+over a set that was prepared for others, the first pass makes them ready. Each is measured. Memory:
+what a process grows by in either pass over a set, and over a ten times larger one. Preparing:
+recordings as CSV, ours against the script that pandas and scipy invite to.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import platform
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -45,7 +46,6 @@ from distill import config as configs
 from distill.data import builder, pipeline, ready, store
 from distill.data.builder import PairedBuilder
 from distill.data.cohort import Cohort, simulate
-from distill.data.prepare import prepare
 from distill.data.windows import WindowSettings
 from distill.spec import ACC, PPG, SignalSpec
 
@@ -232,12 +232,19 @@ def _turn(batches: Iterator[Any], count: int, batch: int, put: Callable[[Any], N
 
 def _first_pass(prepared: store.PreparedSet, specs: Specs, workers: int, options: Any) -> float:
   """Windows per second of a pass that is begun anew, over as many batches as one holds."""
-  _forget_ready(prepared.folder)
   count = min(options.batches, len(prepared) // options.batch - SETTLE)
   batches = _ours(prepared, specs, options.batch, workers)
   rate = _turn(batches, count, options.batch, _to_device)
   os.sync()
   return rate
+
+
+def _first_pass_unready(
+  prepared: store.PreparedSet, specs: Specs, workers: int, options: Any
+) -> float:
+  """The same over a set that was prepared for other encoders."""
+  _forget_ready(prepared.folder)
+  return _first_pass(prepared, specs, workers, options)
 
 
 def _to_device(batch: Any) -> None:
@@ -273,21 +280,24 @@ def _reading(prepared: store.PreparedSet, folder: pathlib.Path, options: Any) ->
   _parquet_on_disk(prepared, folder / "windows.parquet")
   stored: Specs = tuple(prepared.specs.values())
   filtered = (teachers.transformer.SPEC, students.transformer.SPEC)
-  # The same files under other names, so that first passes do not disturb later ones.
+  # The same files under other names, to be made ready over and over.
   anew = shutil.copytree(prepared.folder, folder / "anew", copy_function=os.link)
   lines = [
     f"### Reading: windows per second, disk to device, batches of {options.batch}",
     "",
     f"{len(prepared)} windows of 60 s, PPG 64 Hz and acceleration 50 Hz. Median of"
     f" {options.rounds} rounds (least to most); ratio: ours over the better DataLoader with as many"
-    " worker processes, median of the rounds. First pass: records are read, made ready and written;"
-    " later passes read what was written. The DataLoader does the same in every pass. All files"
+    " worker processes, median of the rounds. Ours reads windows that were made ready when the set"
+    " was prepared; in the first pass a process also looks whether they are whole. Over a set that"
+    " was prepared for other encoders, the first pass reads records, makes windows ready and writes"
+    " them; its worker processes end with it. The DataLoader does the same in every pass. All files"
     " were just written, so that reads find them in the page cache as far as memory goes.",
     "",
     "| windows | workers | ours | DataLoader, .npy | DataLoader, Parquet | ratio |",
     "| --- | --- | --- | --- | --- | --- |",
   ]
   for name, specs in (("as stored", stored), ("ready for the encoders", filtered)):
+    pipeline.make_ready(prepared, specs, progress=True)
     for workers in options.workers:
       data = {
         "npy": NpyWindows(folder / "npy", len(prepared), specs),
@@ -295,7 +305,10 @@ def _reading(prepared: store.PreparedSet, folder: pathlib.Path, options: Any) ->
       }
       turn = functools.partial(_turn, count=options.batches, batch=options.batch)
       turns = {
-        "first pass": functools.partial(_first_pass, store.open_set(anew), specs, workers, options),
+        "first pass": functools.partial(_first_pass, prepared, specs, workers, options),
+        "first pass, set for others": functools.partial(
+          _first_pass_unready, store.open_set(anew), specs, workers, options
+        ),
         "later passes": functools.partial(
           turn, _later(prepared, specs, options.batch, workers), put=_to_device
         ),
@@ -306,7 +319,7 @@ def _reading(prepared: store.PreparedSet, folder: pathlib.Path, options: Any) ->
         )
       rates = _medians(turns, options.rounds, f"read {name}, {workers} workers")
       theirs = [max(pair) for pair in zip(rates["npy"], rates["parquet"], strict=True)]
-      for k in ("first pass", "later passes"):
+      for k in ("first pass", "later passes", "first pass, set for others"):
         ratio = statistics.median(a / b for a, b in zip(rates[k], theirs, strict=True))
         cells = [_spread(rates[k]), _spread(rates["npy"]), _spread(rates["parquet"])]
         lines.append(f"| {name}, {k} | {workers} | {' | '.join(cells)} | {ratio:.2f} |")
@@ -380,22 +393,35 @@ def _recordings(folder: pathlib.Path, hours: float, people: int = 4) -> None:
   (folder / "manifest.toml").write_text(text)
 
 
-def _prepared_here(folder: pathlib.Path, hours: float, workers: int) -> float:
-  """Recorded hours per hour; the verb `distill prepare own`."""
-  data = configs.base().data
-  data.sets, data.source, data.workers = ("own",), str(folder), workers
-  with tempfile.TemporaryDirectory() as out:
-    data.prepared_dir = out
-    start = time.perf_counter()
-    prepare(data, progress=False)
-    return hours / ((time.perf_counter() - start) / 3600)
+# Of its own, for workers load what the main file loads: here that would be PyTorch and pandas.
+PREPARE = """
+import sys, time
+import students.transformer, teachers.transformer
+from distill import config
+from distill.data.prepare import prepare
+data = config.base().data
+data.sets, (_, data.source, data.prepared_dir, workers, made_ready) = ("own",), sys.argv
+data.workers = int(workers)
+specs = [teachers.transformer.SPEC, students.transformer.SPEC] if made_ready == "ready" else []
+start = time.perf_counter()
+prepare(data, lambda: specs, progress=False)
+print(time.perf_counter() - start)
+"""
+
+
+def _prepared_by_us(folder: pathlib.Path, hours: float, workers: int, made_ready: str) -> float:
+  """Recorded hours per hour; the verb `distill prepare own`, in a process of its own."""
+  with tempfile.TemporaryDirectory(dir=folder.parent) as out:
+    words = [sys.executable, "-c", PREPARE, str(folder), out, str(workers), made_ready]
+    run = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+  return hours / (float(run.stdout) / 3600)
 
 
 def _prepared_plainly(folder: pathlib.Path, hours: float) -> float:
   """Recorded hours per hour; read, resample, filter, cut, find the pulse, save: nothing else."""
   band = scipy.signal.butter(3, (0.5, 8.0), "bandpass", fs=64.0, output="sos")
   start = time.perf_counter()
-  with tempfile.TemporaryDirectory() as out:
+  with tempfile.TemporaryDirectory(dir=folder.parent) as out:
     for path in sorted(folder.glob("*_ppg.csv")):
       ppg = pd.read_csv(path)["ppg"].interpolate(limit_direction="both").to_numpy()
       acc = pd.read_csv(str(path).replace("_ppg", "_acc")).interpolate(limit_direction="both")
@@ -416,12 +442,12 @@ def _prepared_plainly(folder: pathlib.Path, hours: float) -> float:
 def _preparing(folder: pathlib.Path, options: Any) -> list[str]:
   _recordings(folder, options.hours)
   runners = {
-    "ours, in this process": lambda: _prepared_here(folder, options.hours, 0),
-    "ours, 2 workers": lambda: _prepared_here(folder, options.hours, 2),
+    "ours, one process": lambda: _prepared_by_us(folder, options.hours, 0, "ready"),
+    "ours, one process, not made ready": lambda: _prepared_by_us(folder, options.hours, 0, ""),
+    "ours, 2 workers": lambda: _prepared_by_us(folder, options.hours, 2, "ready"),
     "pandas and scipy": lambda: _prepared_plainly(folder, options.hours),
   }
-  runners["pandas and scipy"]()
-  _prepared_here(folder, options.hours, 0)  # what is imported and designed once
+  runners["pandas and scipy"]()  # what is imported and designed once
   rates = _medians(runners, options.rounds, "prepare")
   plain = rates["pandas and scipy"]
   lines = [
@@ -429,7 +455,8 @@ def _preparing(folder: pathlib.Path, options: Any) -> list[str]:
     "",
     f"{options.hours:g} h of 4 simulated people as CSV, 64 Hz PPG and 32 Hz acceleration, a window"
     " a minute. Ours also checks units and clocks, gates the PPG and its beats, labels HR, SDNN and"
-    " RMSSD with a second reading each, and writes ArrayRecord; the script looks at nothing.",
+    " RMSSD with a second reading each, writes ArrayRecord, and makes the windows ready for the"
+    " encoders, starting its processes included; the script looks at nothing.",
     "",
     "| | hours per hour | per minute | times the script |",
     "| --- | --- | --- | --- |",

@@ -13,10 +13,12 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distill import config as configs
 from distill.errors import DistillError, nearest
+
+if TYPE_CHECKING:  # verbs import what they need: processes that prepare load this file as well
+  from distill.config import ConfigDict
 
 DESCRIPTION = "Teach an accelerometer encoder to see what a frozen PPG encoder sees."
 EPILOG = """\
@@ -171,7 +173,9 @@ def _config_options(parser: argparse.ArgumentParser, *, workdir: bool) -> None:
     parser.add_argument("--workdir", metavar="DIR", required=True, help="work folder of the run")
 
 
-def _config(options: argparse.Namespace, overrides: list[str]) -> configs.ConfigDict:
+def _config(options: argparse.Namespace, overrides: list[str]) -> "ConfigDict":
+  from distill import config as configs
+
   if options.config:
     return configs.load(options.config, overrides)
   workdir = getattr(options, "workdir", None)
@@ -183,7 +187,9 @@ def _config(options: argparse.Namespace, overrides: list[str]) -> configs.Config
 
 
 def _prepare(options: argparse.Namespace, overrides: list[str]) -> None:
+  from distill import config as configs
   from distill import stages
+  from distill.data.prepare import prepare
 
   if not options.sets:
     if options.source:
@@ -193,11 +199,12 @@ def _prepare(options: argparse.Namespace, overrides: list[str]) -> None:
     config = configs.load(options.config or "", overrides)
     config.data.sets = tuple(options.sets)
     config.data.source = options.source or config.data.source
-  for name, folder in stages.prepare(config).items():
+  for name, folder in (stages.prepare(config) if options.config else prepare(config.data)).items():
     _say(f"{name}: {folder}")
 
 
 def _inspect(options: argparse.Namespace, _: list[str]) -> None:
+  from distill import config as configs
   from distill.data.inspect import inspect, picture
 
   found = inspect(options.folder, configs.base().data, set_name=options.set, progress=True)

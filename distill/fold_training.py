@@ -24,7 +24,7 @@ from distill.errors import DistillError
 from distill.frozen import Teacher
 from distill.nn.encoder import Encoder
 from distill.objectives import Objective
-from distill.spec import PPG
+from distill.spec import PPG, SignalSpec
 from distill.train import fit
 from distill.workdir import Fold
 
@@ -42,6 +42,13 @@ def build(config: ConfigDict, section: str) -> Any:
 def outline(config: ConfigDict, section: str) -> Any:
   """The same without weights: what can be asked of it before anything is trained."""
   return nnx.eval_shape(lambda: build(config, section))
+
+
+def read_in_training(config: ConfigDict) -> list[SignalSpec]:
+  """What the encoders that a run trains read, for which its sets are made ready."""
+  teaches_itself = not config.teacher.load and config.method != "rivals"
+  sides = ("teacher", "student") if teaches_itself else ("student",)
+  return [outline(config, side).spec for side in sides]
 
 
 def check_fits(fold: Fold, encoder: Encoder, who: str) -> None:

@@ -47,8 +47,11 @@ Vectors = Mapping[str, Mapping[str, np.ndarray]]  # teacher -> set -> [rows of t
 
 
 def prepare(config: ConfigDict) -> dict[str, Path]:
-  """Prepares every set of the config, or finds it prepared; set name -> folder."""
-  return prepare_sets(config.data)
+  """Prepares every set of the config, or finds it prepared; set name -> folder.
+
+  A set that is built is made ready for the encoders that a run of the config trains.
+  """
+  return prepare_sets(config.data, lambda: fold_training.read_in_training(config))
 
 
 def pretrain(config: ConfigDict, folder: str | Path) -> list[Encoder]:
@@ -69,7 +72,7 @@ def pretrain(config: ConfigDict, folder: str | Path) -> list[Encoder]:
       missing, damaged or made for other data.
   """
   with workdir.claimed(config, folder) as folder:
-    folds = workdir.open_folds(config, folder)
+    folds = _open_folds(config, folder)
     if config.pretrain.side == "student":
       return [_pretrained_student(config, folder, fold) for fold in folds]
     return [_encoder(config, folder, fold) for fold in folds]
@@ -85,7 +88,7 @@ def train(config: ConfigDict, folder: str | Path) -> list[Distillation]:
     DistillError: as `pretrain`; a teacher whose heart-rate probe does not beat the mean.
   """
   with workdir.claimed(config, folder) as folder:
-    return [_distilled(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+    return [_distilled(config, folder, fold) for fold in _open_folds(config, folder)]
 
 
 def embed(config: ConfigDict, folder: str | Path) -> list[Path]:
@@ -95,7 +98,7 @@ def embed(config: ConfigDict, folder: str | Path) -> list[Path]:
     Folders of tables, <fold>/embeddings/.
   """
   with workdir.claimed(config, folder) as folder:
-    return [_embedded(config, folder, fold) for fold in workdir.open_folds(config, folder)]
+    return [_embedded(config, folder, fold) for fold in _open_folds(config, folder)]
 
 
 def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
@@ -146,6 +149,10 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
   """
   embed(config, folder)
   return judge(config, folder)
+
+
+def _open_folds(config: ConfigDict, folder: Path) -> list[Fold]:
+  return workdir.open_folds(config, folder, lambda: fold_training.read_in_training(config))
 
 
 def _plain(section: ConfigDict) -> dict[str, Any]:

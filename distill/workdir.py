@@ -1,8 +1,8 @@
 """The work folder of a run: who it belongs to, its folds on prepared sets, and its clock.
 
 config.json, versions.json, timing.json
-prepared sets lie under config.data.prepared_dir, outside, and are shared by runs, as is what
-trainings keep there (<prepared set>/ready/, which may be deleted)
+prepared sets lie under config.data.prepared_dir, outside, and are shared by runs, as are windows
+made ready for encoders (<prepared set>/ready/, which may be deleted)
 fold<k>/teacher/         run folder: metrics.jsonl, checkpoints/, model/
 fold<k>/student/         likewise; its model holds the encoder and both heads
 fold<k>/supervised/      likewise; supervised_10/ by 10 % of the training people
@@ -23,7 +23,7 @@ from distill import config as configs
 from distill import processes
 from distill.config import ConfigDict
 from distill.data import pipeline, splits
-from distill.data.prepare import prepare
+from distill.data.prepare import Specs, prepare
 from distill.data.store import PreparedSet, open_set
 from distill.errors import DistillError
 
@@ -171,14 +171,20 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     raise DistillError(f"{path}: {error}") from error
 
 
-def open_folds(config: ConfigDict, workdir: pathlib.Path) -> list[Fold]:
+def open_folds(config: ConfigDict, workdir: pathlib.Path, ready_for: Specs = tuple) -> list[Fold]:
   """The held-out folds that the config names, on prepared sets; prepares what is not yet.
+
+  Args:
+    config: of the run.
+    workdir: its folder.
+    ready_for: see `distill.data.prepare.prepare`; of the sets that are trained on.
 
   Raises:
     DistillError: a fold that the split files do not have, a participant in two parts.
   """
   with clock(workdir, "prepare"), processes.one_first("prepared"):
-    prepared = {name: open_set(folder) for name, folder in prepare(config.data).items()}
+    folders = prepare(config.data, ready_for)
+    prepared = {name: open_set(folder) for name, folder in folders.items()}
     external = _external(config)
   folds = {name: _folds(config, name, one) for name, one in prepared.items()}
   return [

@@ -5,7 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from distill.data import datasets, store
+import students.transformer
+import teachers.transformer
+from distill.data import datasets, ready, store
 from distill.data.prepare import prepare
 from distill.data.store import open_set
 from distill.errors import DistillError
@@ -22,7 +24,8 @@ def _toy(monkeypatch):
 def _prepare(folder, runner, kinds=MIXED):
   toy_set.write(folder, kinds)
   config = toy_set.config(folder, prepared_dir=str(folder / f"out{runner}"), runner=runner)
-  return open_set(prepare(config, progress=False)["toy"])
+  specs = [teachers.transformer.SPEC, students.transformer.SPEC]
+  return open_set(prepare(config, lambda: specs, progress=False)["toy"])
 
 
 def test_without_the_package_the_message_says_what_to_install(tmp_path, monkeypatch):
@@ -49,6 +52,8 @@ def test_beam_gives_the_same_set(tmp_path):
   assert sorted(path.name for path in beam.folder.iterdir()) == sorted(
     path.name for path in here.folder.iterdir()
   )
+  for file in (here.folder / ready.FOLDER).iterdir():
+    assert file.read_bytes() == (beam.folder / ready.FOLDER / file.name).read_bytes()
   assert "tensorflow" not in sys.modules
 
 

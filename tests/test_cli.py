@@ -385,6 +385,16 @@ def _files(smoke, tmp_path_factory):
   return folder
 
 
+def test_sets_are_made_ready_for_the_encoders_of_a_config_and_for_none_without(tmp_path, capsys):
+  small = [f"--config.data.simulated.{key}=2" for key in ("participants", "minutes")]
+  for k, words in enumerate((["simulated"], [runs.CONFIG])):
+    place = tmp_path / str(k)
+    assert cli.main(["prepare", *words, *small, f"--config.data.prepared_dir={place}"]) == 0
+    (folder,) = place.glob("simulated-*")
+    assert capsys.readouterr().out == f"simulated: {folder}\n"
+    assert (folder / "ready").is_dir() == (words == [runs.CONFIG])
+
+
 def test_embeddings_of_any_prepared_set_are_retrieved_and_probed(done, files):
   pair = (f"--query={files}/acc.parquet", f"--gallery={files}/ppg.parquet")
   found = json.loads(done("retrieve", *pair, "--json"))["acc"]

@@ -1,9 +1,11 @@
 """distill.data.pipeline at scale: shards of one order, workers, memory that stays flat."""
 
+import multiprocessing
 import subprocess
 import sys
 import types
 
+import grain
 import jax
 import numpy as np
 import pytest
@@ -18,19 +20,33 @@ class _Numbers:
   """Stands for a TrainingSource: the examples are their numbers."""
 
   def __init__(self, n, keeps=False):
-    self.n, self.keeps = n, keeps
+    self.n, self.keeps, self.met = n, keeps, np.zeros(n, bool)
 
   def __len__(self):
     return self.n
 
+  def kept(self, numbers):
+    return self.met[numbers]
+
   def batch(self, numbers):
+    self.met[numbers] = self.keeps
     return {"i": numbers}
 
 
 def _take(n_batches, n=103, **fields):
   settings = {"seed": 3, "batch_size": 12, "start": 0} | fields
   batches = pipeline.training_batches(_Numbers(n, settings.pop("keeps", False)), **settings)
-  return [next(batches)["i"] for _ in range(n_batches)]
+  found = [next(batches)["i"] for _ in range(n_batches)]
+  batches.close()
+  return found
+
+
+@pytest.mark.parametrize(("n", "seed"), [(103, 3), (7, 0), (10_000, 2**31)])
+def test_the_order_is_that_of_grain(n, seed):
+  order = grain.MapDataset.range(n).seed(seed).shuffle().repeat(None).batch(7, drop_remainder=True)
+  np.testing.assert_array_equal(
+    _take(40, n, seed=seed, batch_size=7, start=5), [order[k] for k in range(5, 45)]
+  )
 
 
 def test_shards_share_every_batch_of_the_one_order():
@@ -62,7 +78,7 @@ def test_workers_change_nothing(keeps):
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_a_reading_process_makes_what_it_has_not_met_and_hands_on_numbers_of_what_is_kept(keeps):
+def test_a_reading_process_makes_what_is_not_kept_and_hands_on_numbers_of_what_is(keeps):
   made = []
 
   class Source(_Numbers):
@@ -73,11 +89,38 @@ def test_a_reading_process_makes_what_it_has_not_met_and_hands_on_numbers_of_wha
   make = pipeline._MakeReady(Source(9, keeps))
   found = [make(np.array(numbers)) for numbers in ([1, 2], [2, 3], [1, 3])]
   if keeps:
-    assert made == [[1, 2], [3]]
+    assert made == [[1, 2], [2, 3]]
     assert [numbers.tolist() for numbers in found] == [[1, 2], [2, 3], [1, 3]]
   else:
     assert made == [[1, 2], [2, 3], [1, 3]]
     assert [batch["i"].tolist() for batch in found] == made
+
+
+def _children():
+  return [one for one in multiprocessing.active_children() if one.is_alive()]
+
+
+def test_reading_processes_end_when_all_is_kept():
+  source = _Numbers(103, keeps=True)
+  batches = pipeline.training_batches(source, seed=3, batch_size=12, start=1, workers=1)
+  found = [next(batches)["i"]]
+  assert _children()
+  found += [next(batches)["i"] for _ in range(12)]
+  assert _children(), "a pass has gone by, but not all of its windows have been met"
+  source.met[:] = True
+  found += [next(batches)["i"] for _ in range(12)]
+  assert not _children()
+  np.testing.assert_array_equal(found, _take(25, start=1))
+  batches.close()
+
+
+def test_no_process_is_started_where_all_is_kept(monkeypatch):
+  monkeypatch.setattr(grain, "MultiprocessingOptions", None)
+  source = _Numbers(103)
+  source.met[:] = True
+  batches = pipeline.training_batches(source, seed=3, batch_size=12, start=0, workers=2)
+  np.testing.assert_array_equal([next(batches)["i"] for _ in range(3)], _take(3))
+  batches.close()
 
 
 def test_training_reads_the_share_of_its_process(monkeypatch):

@@ -1,5 +1,6 @@
 """distill.data.ready under TrainingSource: the same bits, whatever happened to the file."""
 
+import dataclasses
 import errno
 import os
 import pathlib
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,6 +25,7 @@ from tests import toy_set
 from tests.conftest import ROOT
 
 SPECS = [teachers.transformer.SPEC, students.transformer.SPEC]
+KINDS = {"a": "good", "c": "gap", "n": "noise"}
 NAMES = ("ppg", "ppg_mask", "acc", "acc_mask")
 
 
@@ -30,10 +33,7 @@ NAMES = ("ppg", "ppg_mask", "acc", "acc_mask")
 def made(tmp_path_factory):
   """A prepared set with gaps, without ready windows; copy it."""
   folder = tmp_path_factory.mktemp("made")
-  toy_set.write(folder, {"a": "good", "c": "gap"})
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(datasets.DATASETS, "toy", "tests.toy_set:Toy")
-    return prepare(toy_set.config(folder), progress=False)["toy"]
+  return _prepared(folder, tuple)
 
 
 @pytest.fixture
@@ -53,6 +53,14 @@ def read(monkeypatch):
 
   monkeypatch.setattr(PreparedSet, "windows", spied)
   return rows_read
+
+
+def _prepared(folder, ready_for=lambda: SPECS, **changes) -> pathlib.Path:
+  """The set of `made`, prepared in `folder` for encoders."""
+  toy_set.write(folder, KINDS)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(datasets.DATASETS, "toy", "tests.toy_set:Toy")
+    return prepare(toy_set.config(folder, **changes), ready_for, progress=False)["toy"]
 
 
 def _source(folder, rows=None, specs=SPECS):
@@ -211,6 +219,22 @@ def test_a_killed_process_leaves_no_wrong_row(tmp_path):
     assert (out[row] == row % 7 + 1).all()
 
 
+def test_what_has_been_written_is_told_without_reading_it(folder, monkeypatch):
+  source, everything = _source(folder), np.arange(len(open_set(folder)))
+  assert not source.kept(everything).any()
+  _batch(folder, [3, 0])
+  _batch(folder, [1], SPECS[:1])
+  monkeypatch.setattr(os, "preadv", None)
+  assert np.flatnonzero(source.kept(everything)).tolist() == [0, 3]
+  assert np.flatnonzero(_source(folder, specs=SPECS[:1]).kept(everything)).tolist() == [0, 1, 3]
+
+
+def test_a_batch_goes_to_the_device_as_it_lies_in_memory(folder):
+  batch = _batch(folder, [0, 1, 2])
+  for name in NAMES:
+    assert jax.device_put(batch[name]).unsafe_buffer_pointer() == batch[name].ctypes.data, name
+
+
 def test_another_spec_set_or_code_is_another_file(folder, monkeypatch):
   def name(spec=SPECS[0]):
     return pipeline.ready_windows(open_set(folder), spec)._arguments[1]
@@ -344,3 +368,92 @@ def test_a_copy_for_another_process_opens_the_file_anew(folder, read):
   assert len(pickle.dumps(source)) < 100_000
   del source
   _same(copy.batch(np.array([0])), _expected(folder, [0]))
+
+
+# --- made ready as the set is prepared ------------------------------------------------------------
+
+
+def _usable(folder) -> np.ndarray:
+  """Rows that training reads; the toy set has others."""
+  usable = open_set(folder).index["ppg_usable"]
+  assert 2 < usable.sum() < len(usable)
+  return np.flatnonzero(usable)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_first_pass_over_a_set_that_was_prepared_for_its_encoders_reads_no_record(
+  folder, tmp_path, read, workers
+):
+  rows = _usable(folder)
+  _batch(folder, rows)
+  expected = _expected(folder, rows)
+  prepared = _prepared(tmp_path, workers=workers)
+  del read[:]
+  _same(_batch(prepared, rows), expected)
+  assert not read
+  for name in ("ppg", "acc"):
+    lazy, at_once = _file(folder, name), _file(prepared, name)
+    assert lazy.name == at_once.name
+    assert lazy.read_bytes() == at_once.read_bytes()
+  other = np.setdiff1d(np.arange(len(open_set(prepared))), rows)
+  assert not _source(prepared).kept(other).any(), "no training reads windows without usable PPG"
+
+
+def test_a_set_is_made_ready_for_the_encoders_that_it_fits_alone(tmp_path):
+  others = dataclasses.replace(SPECS[0], rate_hz=32.0), dataclasses.replace(SPECS[0], unit="V")
+  prepared = _prepared(tmp_path, lambda: [*others, SPECS[1]])
+  assert [path.name[:4] for path in (prepared / ready.FOLDER).iterdir()] == ["acc-"]
+
+
+def test_a_set_that_was_there_is_left_to_its_first_pass(folder, tmp_path, read):
+  prepared = _prepared(tmp_path, tuple)
+  assert _prepared(tmp_path, lambda: pytest.fail("asked for the encoders")) == prepared
+  assert not read
+  assert not (prepared / ready.FOLDER).exists()
+
+
+def test_a_disk_that_is_full_is_told_and_the_set_is_prepared(tmp_path, read, monkeypatch, capsys):
+  monkeypatch.setattr(os, "pwritev", _full)
+  monkeypatch.setattr(pipeline, "MADE_TOGETHER", 2)
+  prepared = _prepared(tmp_path)
+  assert capsys.readouterr().err.count(f"{REFUSED} {prepared / ready.FOLDER} (No space left") == 1
+  rows = _usable(prepared)
+  assert read == rows[:2].tolist(), "no more is read than shows that nothing is kept"
+  monkeypatch.undo()
+  _same(_batch(prepared, rows), _expected(prepared, rows))
+
+
+PREPARER = """
+import os, pathlib, signal, sys
+import students.transformer, teachers.transformer
+from distill.data import datasets
+from distill.data.prepare import prepare
+from tests import toy_set
+datasets.DATASETS["toy"] = "tests.toy_set:Toy"
+write, rows = os.pwritev, []
+def killed_at_the_third(file, parts, at):
+  rows.append(at)
+  if len(rows) < 3:
+    return write(file, parts, at)
+  write(file, [bytes(parts[0])[:9000]], at)
+  os.kill(os.getpid(), signal.SIGKILL)
+os.pwritev = killed_at_the_third
+specs = [teachers.transformer.SPEC, students.transformer.SPEC]
+prepare(toy_set.config(pathlib.Path(sys.argv[1])), lambda: specs, progress=False)
+"""
+
+
+def test_a_process_that_is_killed_while_it_makes_a_set_ready_leaves_the_set(tmp_path, read):
+  toy_set.write(tmp_path, KINDS)
+  run = subprocess.run([sys.executable, "-c", PREPARER, str(tmp_path)], cwd=ROOT, check=False)
+  assert run.returncode == -signal.SIGKILL
+  prepared = _prepared(tmp_path, lambda: pytest.fail("built again"))
+  rows = _usable(prepared)
+  assert _source(prepared, specs=SPECS[:1]).kept(rows).tolist() == [
+    *(True, True),
+    *(False for _ in rows[2:]),
+  ]
+  expected = _expected(prepared, rows)
+  del read[:]
+  _same(_batch(prepared, rows), expected)
+  assert read == rows.tolist()

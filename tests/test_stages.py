@@ -12,7 +12,8 @@ import pytest
 
 from distill import config as configs
 from distill import controls, fold_training, frozen, models, report, stages, workdir
-from distill.data import splits
+from distill.data import pipeline, splits
+from distill.data.store import PreparedSet
 from distill.errors import DistillError
 from tests import runs
 
@@ -53,6 +54,31 @@ def test_the_report_says_how_it_was_made(made, smoke):
   assert made["config"] == json.loads((smoke.folder / "config.json").read_text())
   assert made["versions"] == json.loads((smoke.folder / "versions.json").read_text())
   assert {"prepare", "pretrain", "embed", "train", "supervise", "judge"} == set(made["timing"])
+
+
+def test_the_first_training_of_a_set_reads_none_of_its_records(tmp_path, monkeypatch):
+  config = _config(types.SimpleNamespace(prepared=tmp_path / "prepared"))
+  stages.prepare(config)
+  (fold,) = workdir.open_folds(config, tmp_path)
+  rows = fold_training.usable(fold, config, "train")
+  monkeypatch.setattr(PreparedSet, "windows", None)
+  for side in ("teacher", "student"):
+    source = pipeline.TrainingSource(rows, [fold_training.outline(config, side).spec], {})
+    source.batch(np.arange(len(source)))
+
+
+@pytest.mark.parametrize(
+  ("words", "read"),
+  [
+    ((), ["ppg", "acc"]),
+    (("teacher.load=a/folder",), ["acc"]),
+    (("method=rivals",), ["acc"]),
+    (("method=joint", "loss.regression=0.0"), ["ppg", "acc"]),
+  ],
+)
+def test_what_a_run_reads_is_what_the_encoders_that_it_trains_read(smoke, words, read):
+  specs = fold_training.read_in_training(_config(smoke, *words))
+  assert [spec.modality for spec in specs] == read
 
 
 def test_a_second_run_from_nothing_gives_the_same_numbers(made, tmp_path):

@@ -50,6 +50,8 @@ def load(name: str, kind: str) -> Recording:
     samples[64 * 50 : 64 * 140] = np.nan
   if kind == "constant":
     samples[:] = 7.0
+  if kind == "noise":
+    samples[:] = np.random.default_rng(seed).normal(size=samples.shape)
   if kind == "row":
     empatica._rows("1.0\n2.0\nx\n", 1, f"{name}/BVP.csv")
   if kind == "beats":

@@ -29,8 +29,6 @@ class PairSource:
     DistillError: fewer than two participants with two windows that do not overlap.
   """
 
-  keeps = False  # few pairs are drawn twice
-
   def __init__(
     self, parts: Sequence[pipeline.Rows], specs: Sequence[SignalSpec], *, seed: int, draws: int = 1
   ):
@@ -66,6 +64,10 @@ class PairSource:
 
   def __len__(self) -> int:
     return len(self._firsts) * self._draws
+
+  def kept(self, numbers: np.ndarray) -> np.ndarray:
+    """See `pipeline.Source`: none, for few pairs are drawn twice."""
+    return np.zeros(len(numbers), bool)
 
   def batch(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """See `pipeline.Source`."""

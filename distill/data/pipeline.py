@@ -4,15 +4,18 @@ Training reads overlapping windows through Grain, shuffled, forever; judging rea
 ones, every one of them, in order. Both go through `prepare_windows`: there is one preprocessing.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import grain
 import numpy as np
+import tqdm
 from absl import flags
 
 from distill import signals
@@ -138,6 +141,18 @@ def check_pairs(prepared: PreparedSet) -> None:
     )
 
 
+FITTING = ("rate_hz", "window_s", "unit")  # and the number of channels
+
+
+def _fits(prepared: PreparedSet, spec: SignalSpec) -> bool:
+  stored = prepared.specs.get(spec.modality)
+  return (
+    stored is not None
+    and all(getattr(stored, field) == getattr(spec, field) for field in FITTING)
+    and len(stored.channels) == len(spec.channels)
+  )
+
+
 def check_spec(prepared: PreparedSet, spec: SignalSpec, *, who: str) -> None:
   """Refuses a set whose windows an encoder was not made for.
 
@@ -145,7 +160,7 @@ def check_spec(prepared: PreparedSet, spec: SignalSpec, *, who: str) -> None:
     DistillError: rate, length, channels or unit differ; the message says how to prepare it right.
   """
   stored = prepared.specs[spec.modality]
-  for field in ("rate_hz", "window_s", "unit"):
+  for field in FITTING:
     there, wanted = getattr(stored, field), getattr(spec, field)
     if there != wanted:
       key = f"{spec.modality}_{field}" if field == "rate_hz" else field
@@ -161,6 +176,8 @@ def check_spec(prepared: PreparedSet, spec: SignalSpec, *, who: str) -> None:
     )
 
 
+THREADS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)  # that read batches
+MADE_TOGETHER = 256  # windows that preparing reads, filters and writes at once
 # Windows that are filtered at once: enough to share the calls, few enough for the cache.
 TOGETHER = 16
 
@@ -177,14 +194,13 @@ def prepare_windows(raw: np.ndarray, spec: SignalSpec) -> tuple[np.ndarray, np.n
 class Source(Protocol):
   """Training examples by number, a batch of them at a time."""
 
-  @property
-  def keeps(self) -> bool:
-    """Whether an example that any process has made is then quickly read from disk."""
-
   def __len__(self) -> int: ...
 
   def batch(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """The examples `numbers` [n], stacked: name -> [n, ...]."""
+
+  def kept(self, numbers: np.ndarray) -> np.ndarray:
+    """[n] bool: which of them any process just reads from disk; the others have to be made."""
 
 
 @functools.lru_cache
@@ -230,25 +246,33 @@ class TrainingSource:
   def __len__(self) -> int:
     return int(self._stops[-1])
 
-  @property
-  def keeps(self) -> bool:
+  def kept(self, numbers: np.ndarray) -> np.ndarray:
     """See `Source`."""
-    return all(file.keeps for files in self._ready for file in files.values())
+    found = np.empty(len(numbers), bool)
+    for k, rows, places in self._by_part(numbers):
+      found[places] = np.logical_and.reduce([file.has(rows) for file in self._ready[k].values()])
+    return found
 
   def batch(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """See `Source`: signals, their masks, `extra`, recording (a number) and t0_s."""
-    windows = {s.modality: np.empty((len(numbers), *s.shape), np.float32) for s in self._specs}
+    found = {name: values[numbers] for name, values in self._extra.items()}
+    found |= {"recording": self._recording[numbers], "t0_s": self._t0_s[numbers]}
+    windows = {s.modality: _aligned((len(numbers), *s.shape), np.float32) for s in self._specs}
+    for k, rows, places in self._by_part(numbers):
+      self._fill(k, rows, windows, places)
+    for name, values in windows.items():
+      mask = np.isfinite(values, out=_aligned(values.shape, bool))
+      np.copyto(values, 0, where=~mask)
+      found |= {name: values, name + "_mask": mask}
+    return found
+
+  def _by_part(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(part, rows of its set, where they stand among `numbers`), of each part that has some."""
     which = np.searchsorted(self._stops, numbers, side="right")
     for k in np.unique(which):
       places = np.flatnonzero(which == k)
       local = numbers[places] - (self._stops[k] - len(self._parts[k]))
-      self._fill(k, self._parts[k].rows[local], windows, places)
-    masks = {name + "_mask": np.isfinite(values) for name, values in windows.items()}
-    for name, values in windows.items():
-      values[~masks[name + "_mask"]] = 0
-    found = {name: values[numbers] for name, values in self._extra.items()}
-    found |= {"recording": self._recording[numbers], "t0_s": self._t0_s[numbers]}
-    return found | windows | masks
+      yield k, self._parts[k].rows[local], places
 
   def _fill(
     self, k: int, rows: np.ndarray, out: Mapping[str, np.ndarray], places: np.ndarray
@@ -267,6 +291,31 @@ class TrainingSource:
       files[spec.modality].write(rows[absent], values)
 
 
+def make_ready(prepared: PreparedSet, specs: Sequence[SignalSpec], *, progress: bool) -> None:
+  """Keeps the windows that training may read ready for those of the specs that fit the set.
+
+  They are the ones with usable PPG, whoever wears it: which people train differs from fold to fold.
+  Ends, with one line on standard error, where they cannot be kept.
+
+  Args:
+    prepared: the set.
+    specs: of encoders; where rate, length, channels or unit differ, training says so.
+    progress: show a progress bar on standard error.
+  """
+  specs = [spec for spec in specs if _fits(prepared, spec)]
+  rows = np.flatnonzero(prepared.index["ppg_usable"])
+  if not specs or not len(rows):
+    return
+  source = TrainingSource([Rows(prepared, rows)], specs, {})
+  label = f"make {prepared.name} ready"
+  with tqdm.tqdm(total=len(rows), desc=label, unit="window", disable=not progress) as bar:
+    for some in np.split(np.arange(len(rows)), range(MADE_TOGETHER, len(rows), MADE_TOGETHER)):
+      source.batch(some)
+      if not source.kept(some).all():
+        return
+      bar.update(len(some))
+
+
 def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:
   names = np.concatenate(
     [
@@ -279,23 +328,53 @@ def _recording_ids(parts: Sequence[Rows]) -> np.ndarray:
   return np.unique(names, return_inverse=True)[1].astype(np.int32)
 
 
+def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+  """Not filled yet. What lies on 64 bytes JAX takes for the CPU as it is; the rest it copies."""
+  size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+  memory = np.empty(size + 64, np.uint8)
+  start = -memory.ctypes.data % 64
+  return memory[start : start + size].view(dtype).reshape(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shuffled:
+  """Numbers of the examples of batch k of an endless order; part `share` of each batch.
+
+  The order is `grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)`; that data set
+  itself takes three times as long for a number, and longer for a batch of them than reading it.
+  """
+
+  count: int
+  seed: int
+  batch_size: int
+  share: slice
+
+  def __len__(self) -> int:
+    return sys.maxsize // self.batch_size
+
+  def __getitem__(self, k: Any) -> np.ndarray:
+    first_seed = int(np.random.SeedSequence([self.seed, 1]).generate_state(1)[0])
+    places = range(k * self.batch_size, (k + 1) * self.batch_size)[self.share]
+    shuffled, last, rounds = grain.experimental.index_shuffle, self.count - 1, 4
+    passes = (divmod(place, self.count) for place in places)
+    return np.array([shuffled(i, last, (first_seed + p) % 2**32, rounds) for p, i in passes])
+
+
 class _MakeReady:
-  """What a reading process does of a batch: makes those examples that it has not met before.
+  """What a reading process does of a batch: makes what is not kept yet.
 
   It hands on numbers, as the disk is the fastest way from one process to another: to read a kept
-  window takes less time than to copy it through shared memory. Where nothing is kept it hands on
-  the batch.
+  window takes less time than to copy it through shared memory. What cannot be kept it hands on.
   """
 
   def __init__(self, source: Source):
-    self._source, self._met = source, np.zeros(len(source), bool)
+    self._source = source
 
   def __call__(self, numbers: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
-    new = numbers[~self._met[numbers]]
-    if self._source.keeps and len(new):
-      self._source.batch(new)
-      self._met[new] = True
-    return numbers if self._source.keeps else self._source.batch(numbers)
+    if self._source.kept(numbers).all():
+      return numbers
+    batch = self._source.batch(numbers)
+    return numbers if self._source.kept(numbers).all() else batch
 
 
 def training_batches(
@@ -321,7 +400,7 @@ def training_batches(
     start: index of the first batch.
     shard: which of `shards` this process reads, as `jax.process_index()`.
     shards: number of reading processes, as `jax.process_count()`.
-    workers: processes that make windows ready ahead; 0 does it in threads of this one.
+    workers: processes that make windows ready ahead, until all are kept; 0: threads of this one.
 
   Raises:
     DistillError: fewer rows than one batch, or a batch that the shards cannot share evenly.
@@ -335,18 +414,29 @@ def training_batches(
     raise DistillError(
       f"a batch of {batch_size} cannot be shared evenly by {shards} processes; choose a multiple"
     )
-  order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
-  numbers = order.batch(batch_size, drop_remainder=True)[start:]
   count = batch_size // shards
   share = slice(shard * count, (shard + 1) * count)
   # Numbers are batched, not examples: one read for each batch.
-  shares = numbers.map(lambda batch: batch[share])
-  threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-  if not workers:
-    return iter(shares.map(source.batch).to_iter_dataset(threads))
+  order = _Shuffled(len(source), seed, batch_size, share)
+  numbers = grain.MapDataset.source(order)[start:]
+  if workers and not source.kept(np.arange(len(source))).all():
+    return _made_ahead(source, numbers, workers, batches_of_a_pass=-(-len(source) // batch_size))
+  return iter(numbers.map(source.batch).to_iter_dataset(THREADS))
+
+
+def _made_ahead(
+  source: Source, numbers: grain.MapDataset, workers: int, batches_of_a_pass: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches that processes make ahead, until a pass has left all examples kept."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's, which nobody here sets
-  made = shares.map(_MakeReady(source)).to_iter_dataset(threads)
+  made = numbers.map(_MakeReady(source)).to_iter_dataset(THREADS)
   made = made.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
   batches = made.map(lambda one: one if isinstance(one, dict) else source.batch(one))
-  return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=4))
+  ahead = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=4)
+  with contextlib.closing(iter(ahead)) as found:
+    for done, batch in enumerate(found, start=1):
+      yield batch
+      if done % batches_of_a_pass == 0 and source.kept(np.arange(len(source))).all():
+        break
+  yield from numbers[done:].map(source.batch).to_iter_dataset(THREADS)

@@ -5,23 +5,32 @@ import os
 import pathlib
 import shutil
 import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import tqdm
 
-from distill.data import datasets, store
+from distill.data import datasets, pipeline, store
 from distill.data.builder import PairedBuilder
 from distill.errors import DistillError
+from distill.spec import SignalSpec
+
+Specs: TypeAlias = Callable[[], Sequence[SignalSpec]]
 
 
-def prepare(data_config: Any, *, progress: bool = True) -> dict[str, pathlib.Path]:
+def prepare(
+  data_config: Any, ready_for: Specs = tuple, *, progress: bool = True
+) -> dict[str, pathlib.Path]:
   """Builds every set of the config, or finds it built with the same settings.
 
   A set appears whole under its final name or not at all. Recordings that cannot be used are left
-  out, told on standard error and listed in the set's left_out.json.
+  out, told on standard error and listed in the set's left_out.json. A set that was built is then
+  made ready for encoders; it can be used before, and what is missing is made by the first training.
 
   Args:
     data_config: the config's data section.
+    ready_for: asked for the specs of encoders that will train on a set when one was built; see
+      `pipeline.make_ready`.
     progress: show progress bars and summaries on standard error.
 
   Returns:
@@ -34,10 +43,10 @@ def prepare(data_config: Any, *, progress: bool = True) -> dict[str, pathlib.Pat
     raise DistillError(
       f"data.sets is empty; name one or more of: {', '.join(sorted(datasets.DATASETS))}"
     )
-  return {name: _prepare_one(name, data_config, progress) for name in data_config.sets}
+  return {name: _prepare_one(name, data_config, ready_for, progress) for name in data_config.sets}
 
 
-def _prepare_one(name: str, data_config: Any, progress: bool) -> pathlib.Path:
+def _prepare_one(name: str, data_config: Any, ready_for: Specs, progress: bool) -> pathlib.Path:
   root = pathlib.Path(data_config.prepared_dir)
   partial = root / f".partial-{name}-{os.getpid()}"
   shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had our number
@@ -52,6 +61,7 @@ def _prepare_one(name: str, data_config: Any, progress: bool) -> pathlib.Path:
     shutil.rmtree(partial, ignore_errors=True)
   if progress:
     _summarise(builder)
+  pipeline.make_ready(store.open_set(final), ready_for(), progress=progress)
   return final
 
 

@@ -50,11 +50,6 @@ class ReadyWindows:
     self._refusal: OSError | None = None
     self._file = self._open(folder, name)
 
-  @property
-  def keeps(self) -> bool:
-    """Whether rows that are written are kept, as far as was seen."""
-    return self._refusal is None
-
   def __reduce__(self) -> tuple:
     return ReadyWindows, self._arguments
 
@@ -71,6 +66,22 @@ class ReadyWindows:
         return None
     weakref.finalize(self, os.close, found).atexit = False  # threads may still be reading then
     return found
+
+  def has(self, rows: np.ndarray) -> np.ndarray:
+    """[n] bool: which of the rows have been written; `read` says whether they are whole."""
+    found = self._fitted[rows] >= 0
+    for i in np.flatnonzero(~found):
+      found[i] = self._written(int(rows[i]))
+    return found
+
+  def _written(self, row: int) -> bool:
+    """Whether there is a sum, which is the last of a row that is written."""
+    if self._file is None:
+      return False
+    try:
+      return any(os.pread(self._file, 4, (row + 1) * self._row_bytes - 4))
+    except OSError:
+      return False
 
   def read(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Reads those of some rows that are there.
@@ -89,7 +100,7 @@ class ReadyWindows:
     row_bytes = self._row_bytes
     try:
       for i, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True)):
-        if self._fitted[row] < 0 and not any(os.pread(self._file, 4, (row + 1) * row_bytes - 4)):
+        if self._fitted[row] < 0 and not self._written(row):
           continue  # a hole: to read it whole would fill the page cache with zeros
         if os.preadv(self._file, [out[place], sums[i]], row * row_bytes) == row_bytes:
           total = sums[i, 0]
