@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import absl.flags
@@ -212,7 +212,6 @@ def _later(prepared: store.PreparedSet, specs: Specs, batch: int, workers: int) 
   batches = _ours(prepared, specs, batch, workers)
   for _ in tqdm.trange(len(prepared) // batch + 1, desc="first pass", leave=False):
     next(batches)
-  os.sync()  # or it would be written to the disk while others are timed
   return batches
 
 
@@ -234,9 +233,7 @@ def _first_pass(prepared: store.PreparedSet, specs: Specs, workers: int, options
   """Windows per second of a pass that is begun anew, over as many batches as one holds."""
   count = min(options.batches, len(prepared) // options.batch - SETTLE)
   batches = _ours(prepared, specs, options.batch, workers)
-  rate = _turn(batches, count, options.batch, _to_device)
-  os.sync()
-  return rate
+  return _turn(batches, count, options.batch, _to_device)
 
 
 def _first_pass_unready(
@@ -244,7 +241,9 @@ def _first_pass_unready(
 ) -> float:
   """The same over a set that was prepared for other encoders."""
   _forget_ready(prepared.folder)
-  return _first_pass(prepared, specs, workers, options)
+  rate = _first_pass(prepared, specs, workers, options)
+  os.sync()  # or it would be written to the disk while others are timed
+  return rate
 
 
 def _to_device(batch: Any) -> None:
@@ -272,7 +271,7 @@ def _medians(
   return found
 
 
-def _reading(prepared: store.PreparedSet, folder: pathlib.Path, options: Any) -> list[str]:
+def _reading(prepared: store.PreparedSet, folder: pathlib.Path, options: Any) -> Iterator[str]:
   import students.transformer
   import teachers.transformer
 
@@ -282,7 +281,7 @@ def _reading(prepared: store.PreparedSet, folder: pathlib.Path, options: Any) ->
   filtered = (teachers.transformer.SPEC, students.transformer.SPEC)
   # The same files under other names, to be made ready over and over.
   anew = shutil.copytree(prepared.folder, folder / "anew", copy_function=os.link)
-  lines = [
+  yield from (
     f"### Reading: windows per second, disk to device, batches of {options.batch}",
     "",
     f"{len(prepared)} windows of 60 s, PPG 64 Hz and acceleration 50 Hz. Median of"
@@ -295,9 +294,10 @@ def _reading(prepared: store.PreparedSet, folder: pathlib.Path, options: Any) ->
     "",
     "| windows | workers | ours | DataLoader, .npy | DataLoader, Parquet | ratio |",
     "| --- | --- | --- | --- | --- | --- |",
-  ]
+  )
   for name, specs in (("as stored", stored), ("ready for the encoders", filtered)):
     pipeline.make_ready(prepared, specs, progress=True)
+    os.sync()
     for workers in options.workers:
       data = {
         "npy": NpyWindows(folder / "npy", len(prepared), specs),
@@ -322,9 +322,8 @@ def _reading(prepared: store.PreparedSet, folder: pathlib.Path, options: Any) ->
       for k in ("first pass", "later passes", "first pass, set for others"):
         ratio = statistics.median(a / b for a, b in zip(rates[k], theirs, strict=True))
         cells = [_spread(rates[k]), _spread(rates["npy"]), _spread(rates["parquet"])]
-        lines.append(f"| {name}, {k} | {workers} | {' | '.join(cells)} | {ratio:.2f} |")
+        yield f"| {name}, {k} | {workers} | {' | '.join(cells)} | {ratio:.2f} |"
       del turns
-  return lines
 
 
 def _spread(values: list[float]) -> str:
@@ -480,9 +479,10 @@ def _machine() -> str:
   )
 
 
-def _say(lines: list[str]) -> None:
-  sys.stdout.write("\n".join([*lines, ""]))
-  sys.stdout.flush()
+def _say(lines: Iterable[str]) -> None:
+  for line in lines:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
@@ -511,9 +511,11 @@ def main() -> None:
     folder = pathlib.Path(name)
     if "preparing" in options.parts:
       _say(["", *_preparing(folder / "recordings", options)])
-    prepared = _ours_on_disk(folder / "few", options.windows)
+    if set(options.parts) - {"preparing"}:
+      prepared = _ours_on_disk(folder / "few", options.windows)
     if "reading" in options.parts:
-      _say(["", *_reading(prepared, folder, options)])
+      _say([""])
+      _say(_reading(prepared, folder, options))
     if "memory" in options.parts:
       _ours_on_disk(folder / "many", options.large)
       sets = {options.windows: folder / "few", options.large: folder / "many"}
