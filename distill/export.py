@@ -196,16 +196,19 @@ def _load_stablehlo(path: pathlib.Path) -> Run:
 def _write_onnx(
   function: Callable, names: tuple[str, ...], spec: SignalSpec, path: pathlib.Path
 ) -> None:
-  importlib.import_module("jax2onnx").to_onnx(
-    lambda windows: tuple(function(windows)[name] for name in names),
-    [("batch", *spec.shape)],
-    model_name="encoder",
-    input_names=[INPUT],
-    output_names=list(names),
-    return_mode="file",
-    output_path=str(path),
-    export_mode="web",  # one file, weights inside
-  )
+  to_onnx = importlib.import_module("jax2onnx").to_onnx
+  # What it puts in place of JAX's functions while it traces promotes as it likes.
+  with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    to_onnx(
+      lambda windows: tuple(function(windows)[name] for name in names),
+      [("batch", *spec.shape)],
+      model_name="encoder",
+      input_names=[INPUT],
+      output_names=list(names),
+      return_mode="file",
+      output_path=str(path),
+      export_mode="web",  # one file, weights inside
+    )
 
 
 def _load_onnx(path: pathlib.Path) -> Run:

@@ -94,12 +94,13 @@ def bridge(signal: jax.Array, mask: jax.Array, longest: int) -> tuple[jax.Array,
   """
   signal = jnp.where(mask, signal, 0.0)
   last = signal.shape[1]
-  time = jnp.broadcast_to(jnp.arange(last)[None, :, None], mask.shape)
-  before = jax.lax.cummax(jnp.where(mask, time, -1), axis=1)
-  after = jax.lax.cummin(jnp.where(mask, time, last), axis=1, reverse=True)
+  # Of numbers with a fraction: converters know no running maximum of whole ones.
+  time = jnp.broadcast_to(jnp.arange(last, dtype=signal.dtype)[None, :, None], mask.shape)
+  before = jax.lax.cummax(jnp.where(mask, time, -1.0), axis=1)
+  after = jax.lax.cummin(jnp.where(mask, time, float(last)), axis=1, reverse=True)
   small = (before >= 0) & (after < last) & (after - before - 1 <= longest)
-  low = jnp.take_along_axis(signal, jnp.maximum(before, 0), axis=1)
-  high = jnp.take_along_axis(signal, jnp.minimum(after, last - 1), axis=1)
-  share = (time - before).astype(signal.dtype) / jnp.maximum(after - before, 1).astype(signal.dtype)
+  low = jnp.take_along_axis(signal, jnp.maximum(before, 0).astype(jnp.int32), axis=1)
+  high = jnp.take_along_axis(signal, jnp.minimum(after, last - 1).astype(jnp.int32), axis=1)
+  share = (time - before) / jnp.maximum(after - before, 1.0)
   filled = jnp.where(small, low + (high - low) * share, 0.0)
   return jnp.where(mask, signal, filled), mask | small
