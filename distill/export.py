@@ -17,6 +17,7 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -197,6 +198,7 @@ def _write_onnx(
   function: Callable, names: tuple[str, ...], spec: SignalSpec, path: pathlib.Path
 ) -> None:
   to_onnx = importlib.import_module("jax2onnx").to_onnx
+  logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of what onnxruntime finds out
   # What it puts in place of JAX's functions while it traces promotes as it likes.
   with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
     to_onnx(
