@@ -350,8 +350,7 @@ def export(
   """
   out = pathlib.Path(out)
   _check_formats(formats)
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise DistillError(f"{out} is not empty; choose another folder with --out")
+  models.check_free(out)
   stored, encoder = find(model, side)
   device = OnDevice(stored, encoder)
   names = device.choose(outputs)

@@ -595,11 +595,16 @@ def retention(set_name: str, one: Mapping[str, Any]) -> Plot:
     title = f"What fine-tuning on {label} gains and costs"
     headed(figure, f"{title}, {marked(set_name, one['simulated'])}")
     values = "; ".join(
-      f"{variant_label(name, one['variants'][name]['alpha'])}: task {x:+.1f} %, others {y:+.1f} %"
+      f"{variant_label(name, one['variants'][name]['alpha'])}: task {_change(x)}, others"
+      f" {_change(y)}"
       for name, (x, y) in points.items()
     )
     alt = f"Gain on the task against the mean change of everything else. {values}."
     return finished(figure, f"{set_name}_retention", set_name, title, alt)
+
+
+def _change(percent: float) -> str:
+  return "not known" if np.isnan(percent) else f"{percent:+.1f} %"
 
 
 def _retention_points(

@@ -116,7 +116,9 @@ def test_plot_of_a_task_that_the_start_never_gets_wrong():
   found["simulated"] = True
   for row in found["variants"].values():
     row["gain"] = None  # no per cent of an error of 0
-  assert "plain fine-tuning: task +nan %" in plots.retention("toy", found).alt
+  alt = plots.retention("toy", found).alt
+  assert "plain fine-tuning: task not known, others -10.0 %" in alt
+  assert "nan" not in alt.replace("fine-tuning", "")
 
 
 # --- the whole comparison -------------------------------------------------------------------------

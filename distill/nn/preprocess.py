@@ -129,8 +129,8 @@ def band_pass(values: jax.Array, spec: SignalSpec) -> jax.Array:
       y_k = H x_k + C s_k,   s_k = P^k s_0 + sum over j < k of P^(k - 1 - j) G x_j
 
   which are matrix products with constants found in float64. A state is measured by what it adds to
-  the output (C has orthonormal columns), so that float32 loses nothing in it: the result errs by
-  some 1e-6 of the input's size, a sample by sample recursion in float32 by a hundred times that.
+  the output (C has orthonormal columns), so that no state is much larger than what it adds, and
+  float32 rounds it no more than the signal.
   """
   lanes = jnp.moveaxis(values, 2, 1).reshape(-1, spec.samples)
   low_hz, high_hz = cast(tuple[float, float], spec.band_hz)
