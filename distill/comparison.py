@@ -18,7 +18,10 @@ from distill.retrieval import ACC_TO_PPG
 # Rows that see the PPG or the true labels: what no cell is about.
 REFERENCES = ("teacher", "ppg_signal_processing", "own_mean")
 # Parts of a config's data section that say who is tested.
-COHORT = ("sets", "source", "splits", "simulated.participants", "simulated.seed")
+COHORT = (
+  *("sets", "source", "splits"),
+  *("simulated.participants", "simulated.seed", "simulated.first"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,15 @@ def base() -> ConfigDict:
   config.data.readers = 0  # processes that read training batches ahead; 0 reads in two threads
   config.data.runner = ""  # of Apache Beam, such as "DirectRunner"; "" cuts in `workers` processes
   config.data.simulated = ConfigDict(
-    {"participants": 40, "minutes": 20, "device": "fine", "amplitude": 1.0, "gaps": True, "seed": 0}
+    {
+      "participants": 40,
+      "minutes": 20,
+      "device": "fine",
+      "amplitude": 1.0,
+      "gaps": True,
+      "seed": 0,
+      "first": 0,  # index of the first participant: others than a run's are people it has not seen
+    }
   )
 
   config.teacher = ConfigDict()

@@ -78,6 +78,16 @@ def test_a_person_stays_the_same_in_another_cohort():
   assert (small.age, small.sex, small.activities) == (large.age, large.sex, large.activities)
 
 
+def test_people_from_another_index_are_those_a_larger_cohort_goes_on_with():
+  beyond = Cohort(2, 3, seed=4, first=40)
+  assert list(beyond.people) == [40, 41]
+  for name in ("ppg", "acc"):
+    np.testing.assert_array_equal(
+      simulate(beyond, 41).signals[name].samples,
+      simulate(Cohort(50, 3, seed=4), 41).signals[name].samples,
+    )
+
+
 @pytest.mark.parametrize("device", ["fine", "e4"])
 def test_null_cohort_differs_by_the_beat_locked_movement_only(device):
   null, one = (simulate(Cohort(1, 10, device, a, seed=SEED), 0) for a in (0.0, 1.0))
@@ -589,6 +599,7 @@ def test_simulated_e4_is_as_noisy_as_recorded_ones(shared_data):
     ({"amplitude": -1.0}, "amplitude must be 0 or more"),
     ({"amplitude": float("nan")}, "amplitude must be 0 or more"),
     ({"seed": -1}, "seed must be 0 or more"),
+    ({"first": -1}, "first must be 0 or more"),
   ],
 )
 def test_bad_cohort_settings_say_so(settings, message):
@@ -599,6 +610,8 @@ def test_bad_cohort_settings_say_so(settings, message):
 def test_participant_outside_the_cohort():
   with pytest.raises(DistillError, match="the cohort has 2"):
     simulate(Cohort(2, 2), 2)
+  with pytest.raises(DistillError, match=r"the cohort has 2 \(counted from 7\)"):
+    simulate(Cohort(2, 2, first=7), 6)
 
 
 # ---------------------------------------------------------------- as a prepared set

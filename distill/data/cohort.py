@@ -16,6 +16,7 @@ class Cohort:
 
   Attributes:
     participants: number of people; one recording each.
+    first: index of the first of them; people from other indices are other people.
     minutes: length of each recording.
     device: accelerometer, "fine" (50 Hz, 0.24 mg steps) or "e4" (32 Hz, 1/64 g steps).
     amplitude: factor on the beat-locked movement and on nothing else; 0 gives the null cohort.
@@ -29,6 +30,7 @@ class Cohort:
   amplitude: float = 1.0
   gaps: bool = True
   seed: int = 0
+  first: int = 0
 
   def __post_init__(self):
     if self.participants < 1 or self.minutes < 1:
@@ -42,8 +44,14 @@ class Cohort:
       )
     if not (self.amplitude >= 0 and math.isfinite(self.amplitude)):
       raise DistillError(f"simulated amplitude must be 0 or more, got {self.amplitude}")
-    if self.seed < 0:
-      raise DistillError(f"simulated seed must be 0 or more, got {self.seed}")
+    for name in ("seed", "first"):
+      if getattr(self, name) < 0:
+        raise DistillError(f"simulated {name} must be 0 or more, got {getattr(self, name)}")
+
+  @property
+  def people(self) -> range:
+    """Indices of its participants."""
+    return range(self.first, self.first + self.participants)
 
 
 def participant_name(participant: int) -> str:
@@ -56,7 +64,7 @@ def simulate(cohort: Cohort, participant: int) -> Recording:
 
   Args:
     cohort: settings.
-    participant: index in [0, cohort.participants).
+    participant: index in `cohort.people`.
 
   Returns:
     PPG at 64 Hz, acceleration at the device's own rate, both from second 0; true beats, activities,
@@ -65,10 +73,10 @@ def simulate(cohort: Cohort, participant: int) -> Recording:
   Raises:
     DistillError: participant outside the cohort.
   """
-  if not 0 <= participant < cohort.participants:
+  if participant not in cohort.people:
     raise DistillError(
       f"simulated participant {participant} asked for; the cohort has {cohort.participants}"
-      " (counted from 0)"
+      f" (counted from {cohort.first})"
     )
   seed, duration_s = cohort.seed, 60.0 * cohort.minutes
   device = physiology.DEVICES[cohort.device]

@@ -44,6 +44,5 @@ class Simulated(PairedBuilder):
     """One recording a participant, by index."""
     cohort = self.cohort
     return [
-      Source(participant_name(i), functools.partial(simulate, cohort, i))
-      for i in range(cohort.participants)
+      Source(participant_name(i), functools.partial(simulate, cohort, i)) for i in cohort.people
     ]
