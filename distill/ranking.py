@@ -7,7 +7,7 @@ of; `distill.retrieval` chooses the queries, the galleries and the controls.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -86,14 +86,16 @@ def ranks(
     queries: [n, dim] vectors of any scale; or [views, n, dim], then the cosine of a pair is the
       largest over the views of the query.
     gallery: [m, dim] vectors of any scale.
-    positive: [n] int, gallery row of each query's partner; without it row i's partner is row i.
+    positive: [n] int, gallery row of each query's partner; without it row i's partner is row i. Or
+      [draws, n], several partners of each query, ranked one by one for the price of one.
     partners: [n, dim] vectors of the partners, where these are no rows of the gallery.
     only: candidates of query i are the gallery rows that agree with it.
     without: gallery rows that agree with query i are no candidates.
     block: (queries, gallery) rows of one product; None for `default_block`.
 
   Returns:
-    (rank [n] int64, candidates [n] int64); both count the partner, which is always a candidate.
+    (rank, candidates), int64 of [n], or [draws, n] as `positive` is; both count the partner, which
+    is always a candidate.
 
   Raises:
     DistillError: empty input, dimensions or row counts that do not fit, NaN, or zero vectors.
@@ -110,13 +112,14 @@ def ranks(
     )
   if n != m and positive is None and partners is None:
     raise DistillError(f"{n} queries and {m} gallery rows: rows must be aligned pairs")
-  partner = np.arange(n) if positive is None else np.asarray(positive, np.int64)
+  asked = np.arange(n) if positive is None else np.asarray(positive, np.int64)
   if partners is not None:
-    outside, partner = _unit(partners, "partner"), np.full(n, -1)
+    outside, asked = _unit(partners, "partner"), np.full(n, -1)
     if outside.shape != views.shape[1:]:
       raise DistillError(f"partners must be {views.shape[1:]}, got {outside.shape}")
-  elif partner.shape != (n,) or partner.min() < 0 or partner.max() >= m:
-    raise DistillError(f"positive must be [{n}] gallery rows within 0..{m - 1}")
+  elif asked.ndim not in (1, 2) or asked.shape[-1] != n or asked.min() < 0 or asked.max() >= m:
+    raise DistillError(f"positive must be [{n}] or [draws, {n}] gallery rows within 0..{m - 1}")
+  partner = np.atleast_2d(asked)
   block = block or default_block()
   rows = min(block[0], _power_of_two(n)), min(block[1], _power_of_two(m))
   same, other = _features(only, n, m), _features(without, n, m)
@@ -134,26 +137,26 @@ def ranks(
     for start in range(0, m, rows[1])
   ]
   tolerances = jnp.asarray(same[2]), jnp.asarray(other[2])
-  rank, candidates = np.empty(n, np.int64), np.empty(n, np.int64)
+  rank, candidates = np.empty(partner.shape, np.int64), np.empty(partner.shape, np.int64)
   plain = only is None and without is None
   for start in range(0, n, rows[0]):
     part = slice(start, start + rows[0])
-    beside = outside[part] if partners is not None else gallery[partner[part]]
-    near = np.einsum("vnd,nd->vn", views[:, part], beside).max(axis=0)
+    beside = [outside[part] if partners is not None else gallery[one[part]] for one in partner]
+    near = np.stack([np.einsum("vnd,nd->vn", views[:, part], b).max(axis=0) for b in beside])
     query = tuple(
       jnp.asarray(_padded(array, rows[0], 0))
-      for array in (near, partner[part].astype(np.int32), same[0][part], other[0][part])
+      for array in (near.T, partner[:, part].T.astype(np.int32), same[0][part], other[0][part])
     )
     seen = jnp.stack([jnp.asarray(_padded(view[part], rows[0], 0)) for view in views])
-    counts = jnp.zeros((2, rows[0]), jnp.int32)
+    counts = jnp.zeros((2, len(partner), rows[0]), jnp.int32)
     # Blocks with a partner, who does not count; under a condition every block is looked at alike.
-    holds = set((partner[part] // rows[1]).tolist() if plain else range(len(blocks)))
+    holds = set(np.unique(partner[:, part] // rows[1]) if plain else range(len(blocks)))
     for k, candidate in enumerate(blocks):
       counts = _counted(counts, seen, query, candidate, tolerances, k in holds)
-    rank[part], candidates[part] = 1 + np.asarray(counts)[:, : len(near)]
+    rank[:, part], candidates[:, part] = 1 + np.asarray(counts)[:, :, : near.shape[1]]
   if plain:
     candidates[:] = m if partners is None else m + 1
-  return rank, candidates
+  return rank.reshape(asked.shape), candidates.reshape(asked.shape)
 
 
 def default_block() -> tuple[int, int]:
@@ -163,7 +166,7 @@ def default_block() -> tuple[int, int]:
 
 @functools.partial(jax.jit, static_argnums=5)
 def _counted(counts, views, query, candidate, tolerances, partners: bool) -> jax.Array:
-  """`counts` with those of one block: ([queries] as near as the partner, [queries] candidates).
+  """`counts` with those of one block, [draws, queries] each: as near as the partner; candidates.
 
   Gallery rows come first in what is counted, so that a processor adds whole rows of queries at a
   time. Without conditions every row is a candidate, and the second count is left to the caller: it
@@ -176,18 +179,24 @@ def _counted(counts, views, query, candidate, tolerances, partners: bool) -> jax
     cosine = jax.lax.fori_loop(
       1, len(views), lambda k, best: jnp.maximum(best, _cosine(others, views[k])), cosine
     )
-  ahead = cosine >= near[None, :] - TIE
+  ahead = [cosine >= near[None, :, k] - TIE for k in range(near.shape[1])]
   if not (partners or same.shape[1] or other.shape[1]):
-    return counts.at[0].add(jnp.sum(ahead, axis=0, dtype=jnp.int32))
-  met = index[:, None] != partner[None, :]
+    return counts.at[0].add(_summed(ahead))
+  met = [index[:, None] != partner[None, :, k] for k in range(near.shape[1])]
   if not (same.shape[1] or other.shape[1]):
-    return counts.at[0].add(jnp.sum(ahead & met, axis=0, dtype=jnp.int32))
-  met &= index[:, None] >= 0
+    return counts.at[0].add(_summed(a & m for a, m in zip(ahead, met)))
+  allowed = (index >= 0)[:, None]
   if same.shape[1]:
-    met &= _agree(same_of, same, tolerances[0])
+    allowed &= _agree(same_of, same, tolerances[0])
   if other.shape[1]:
-    met &= ~_agree(other_of, other, tolerances[1])
-  return counts + jnp.stack([jnp.sum(x, axis=0, dtype=jnp.int32) for x in (ahead & met, met)])
+    allowed &= ~_agree(other_of, other, tolerances[1])
+  met = [m & allowed for m in met]
+  return counts + jnp.stack([_summed(a & m for a, m in zip(ahead, met)), _summed(met)])
+
+
+def _summed(seen: Iterable[jax.Array]) -> jax.Array:
+  """Draws of [gallery, queries] bool -> [draws, queries] numbers of rows."""
+  return jnp.stack([jnp.sum(one, axis=0, dtype=jnp.int32) for one in seen])
 
 
 def _cosine(others: jax.Array, queries: jax.Array) -> jax.Array:

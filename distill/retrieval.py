@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from distill import rhythm, statistics
 from distill.embeddings import VALID, EmbeddingTable, embedded
@@ -302,15 +303,14 @@ def shuffled(query, gallery, settings) -> Ranked | str:
   if n < 3:
     return "fewer than three windows"
   itself = Condition(np.arange(n)[:, None], (0.0,))
-  parts = []
-  for repeat in range(settings.repeats):
+  partner = np.empty((settings.repeats, n), np.int64)
+  for repeat, row in enumerate(partner):
     # One cycle through a random order: every other window is the partner with the same chance.
     order = np.random.default_rng((settings.seed, n, repeat)).permutation(n)
-    partner = np.empty(n, np.int64)
-    partner[order] = np.roll(order, 1)
-    rank, candidates = ranks(query.embedding, gallery.embedding, positive=partner, without=itself)
-    parts.append(Ranked(rank, candidates, _participants(query)))
-  return Ranked.pool(parts)
+    row[order] = np.roll(order, 1)
+  drawn = ranks(query.embedding, gallery.embedding, positive=partner, without=itself)
+  who = _participants(query)
+  return Ranked.pool([Ranked(*one, who) for one in zip(*drawn)])
 
 
 CONTROLS: Mapping[str, Rule] = {
@@ -524,11 +524,18 @@ def _judged(
 ) -> dict[str, Any]:
   """Retrieval, controls and motion levels; adds to `missing` what cannot be scored, and why."""
   levels = {level: _at_level(level) for level in MOTION_LEVELS}
-  return {
-    "retrieval": {way: _headline(pairs, settings) for way, pairs in ways.items()},
-    "controls": _nested(controls, ways, settings, missing),
-    "by_motion": _nested(levels, ways, settings, missing),
-  }
+  tables = len(ways) * (1 + len(controls) + len(levels))
+  # Seconds for thousands of windows, minutes for tens of thousands: only those are worth a bar.
+  with tqdm(total=tables, desc="rank", unit="table", leave=False, delay=5) as bar:
+    headline = {}
+    for way, pairs in ways.items():
+      headline[way] = _headline(pairs, settings)
+      bar.update()
+    return {
+      "retrieval": headline,
+      "controls": _nested(controls, ways, settings, missing, bar),
+      "by_motion": _nested(levels, ways, settings, missing, bar),
+    }
 
 
 def _headline(pairs, settings: Settings) -> list[dict[str, Any]]:
@@ -542,7 +549,7 @@ def _headline(pairs, settings: Settings) -> list[dict[str, Any]]:
 
 
 def _nested(
-  rules: Mapping[str, Rule], ways: Ways, settings: Settings, missing: dict[str, str]
+  rules: Mapping[str, Rule], ways: Ways, settings: Settings, missing: dict[str, str], bar: tqdm
 ) -> dict[str, Any]:
   """rule -> direction -> one-row list of metrics; rules without data are told in `missing`."""
   found: dict[str, Any] = {}
@@ -553,6 +560,7 @@ def _nested(
         missing[name] = row
       else:
         found.setdefault(name, {})[way] = [metrics(row)]
+      bar.update()
   return found
 
 

@@ -59,6 +59,18 @@ def test_named_partners_may_stand_in_any_row(pair):
   np.testing.assert_array_equal(got, _slow_named(*pair, partner))
 
 
+@pytest.mark.parametrize("condition", [None, "without"])
+def test_several_partners_at_once_are_each_partner_by_itself(pair, condition):
+  n = len(pair[0])
+  partner = np.stack([np.roll(np.arange(n), k) for k in (1, 7, 30)])
+  itself = ranking.Condition(np.arange(n)[:, None], (0.0,)) if condition else None
+  rank, candidates = ranking.ranks(*pair, positive=partner, without=itself, block=(16, 32))
+  for k, one in enumerate(partner):
+    alone = ranking.ranks(*pair, positive=one, without=itself)
+    np.testing.assert_array_equal(rank[k], alone[0])
+    np.testing.assert_array_equal(candidates[k], alone[1])
+
+
 def _slow_named(queries, gallery, partner):
   rank = [
     _slow(np.repeat(queries[i : i + 1], len(gallery), axis=0), gallery)[0][j]
