@@ -11,9 +11,8 @@ is nothing to see) to 2 times what is known of wrists, and the rivals of distill
 two, distillation and rivals alike, has the same trials of its learning rate (TRIALS), chosen on
 validation people; students, steps and batches are the same.
 
-"ablations": the demo without one part of it, or with one augmentation. "gallery": retrieval among
-20 000 windows of people whom no model has seen. "scaling": training people, minutes and students of
-several sizes. "small" is a part of the simulated grid with a reduced cohort and one seed, and
+"ablations": the demo without one part of it, or with one augmentation. "scaling": training people,
+minutes and students of several sizes. "small" is a part of the simulated grid with a reduced cohort and one seed, and
 "ablations_small" are the ablations of that size; "smoke" shows in minutes that it runs. Sizes and
 steps are ours.
 """
@@ -57,7 +56,6 @@ def get_config(variant: str = "") -> ConfigDict:
     "wrists": _wrists,
     "ablations": _ablations,
     "ablations_small": lambda: _ablations(REDUCED, seeds=(0,)),
-    "gallery": _gallery,
     "scaling": _scaling,
     "small": _small,
     "smoke": _smoke,
@@ -148,20 +146,6 @@ def _ablations(overrides=(), seeds=(0, 1, 2)) -> ConfigDict:
   parts = {"demo": (), **OTHER_PARTS, "all-augmentations": everything, **AUGMENTATIONS}
   cells = [(name, QUICKSTART, (*alone, *words)) for name, words in parts.items()]
   return _grid("ablations", cells, {}, reference="demo", seeds=seeds)
-
-
-def _gallery() -> ConfigDict:
-  """3000 unseen people of 8 minutes, most of them whole; the demo, trained three times as long."""
-  people = ("data.simulated.participants=15000", "data.train_people=1260")
-  overrides = (
-    *people,
-    "steps=900",
-    "eval_every=90",
-    "supervised.shares=()",
-    "evaluate.galleries=(100,1000,3000,10000,20000)",
-  )
-  cells, curves = _by_amplitude(QUICKSTART, (1, 2), overrides, devices=("fine",))
-  return _grid("gallery", cells, curves, reference="fine-x1", seeds=(0,))
 
 
 def _smoke() -> ConfigDict:

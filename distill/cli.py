@@ -301,7 +301,7 @@ def _judging_verbs(verbs) -> None:
   )
   _config_options(parser, workdir=False)
   parser.add_argument("--workdir", metavar="DIR", help="work folder: embed its windows, all models")
-  parser.add_argument("--model", metavar="DIR", help="model folder (with --set and --out)")
+  parser.add_argument("--model", metavar="DIR", help='model folder, or "ours" (with --out)')
   parser.add_argument("--set", metavar="DIR", help="prepared set, as `distill prepare` names it")
   parser.add_argument("--recording", metavar="FILE", help="embed this raw recording instead")
   parser.add_argument("--rate-hz", type=float, help="of the recording, samples per second")
@@ -365,15 +365,16 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
       "embed needs --workdir, or --student and --source, or --model, --set (or --recording) and"
       " --out"
     )
-  from distill import embeddings, tables
+  from distill import embeddings, models, tables
 
   if options.recording:
     table = _embed_recording(options)
   else:
+    model = models.find(options.model, side="students")
+    teacher = models.find(options.teacher, side="teachers") if options.teacher else None
     projected = options.space == "projection"
-    table = tables.embed_set(
-      options.model, options.set, projected=projected, teacher=options.teacher
-    )[options.space]
+    made = tables.embed_set(model, options.set, projected=projected, teacher=teacher)
+    table = made[options.space]
   embeddings.save(table, options.out)
   refused = len(table) - int(table.valid.sum())
   _say(
@@ -383,7 +384,7 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _embed_recording(options: argparse.Namespace) -> Any:
-  from distill import tables
+  from distill import models, tables
   from distill.data import tables as files
 
   if not (options.rate_hz and options.columns):
@@ -392,7 +393,8 @@ def _embed_recording(options: argparse.Namespace) -> Any:
     raise DistillError("embed --recording writes embeddings of --model alone")
   path = pathlib.Path(options.recording)
   samples = files.read(path, options.columns.split(",")).values
-  return tables.embed_recording(options.model, samples, rate_hz=options.rate_hz, where=str(path))
+  model = models.find(options.model, side="students")
+  return tables.embed_recording(model, samples, rate_hz=options.rate_hz, where=str(path))
 
 
 def _embed_outside(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distill import plots, report
+from distill import numerals, plots, report
 from distill.comparison import FACTS, REFERENCES, on_set, set_names, subject, targets_of
 from distill.plots import CONTROL_LABELS, RHYTHM_LABELS, capital, model_label, ordered, target_label
 from distill.report import Table
@@ -42,12 +42,15 @@ def _error_table(summary, set_name: str, target: str, cells: Mapping[str, Any]) 
       (
         name,
         model_label(subject(table)),
-        number(row["mae"]["value"]),
-        span(row["mae"]),
-        number(summary["cells"][name]["seed_sd"][set_name].get(target)),
+        numerals.number(row["mae"]["value"]),
+        numerals.span(row["mae"]["lo"], row["mae"]["hi"]),
+        numerals.number(summary["cells"][name]["seed_sd"][set_name].get(target)),
         str(row["n_participants"]),
         told or "unknown",
-        *(number(table[model]["mae"]["value"]) if model in table else "" for model in models),
+        *(
+          numerals.number(table[model]["mae"]["value"]) if model in table else ""
+          for model in models
+        ),
       )
     )
   tables = [one["probes"][target] for one in cells.values()]
@@ -116,14 +119,14 @@ def _retrieval_table(summary, set_name: str, cells: Mapping[str, Any]) -> Table:
     rows.append(
       (
         name,
-        number(whole["gallery"], 0),
-        percent(whole["top1"]),
-        span(whole, scale=100),
-        percent(sd),
-        percent(whole["chance_top1"], 2),
-        percent(whole["top10"]),
-        number(whole["mrr"], 3),
-        *(percent(by_size[size]["top1"]) if size in by_size else "" for size in sizes),
+        numerals.number(whole["gallery"], 0),
+        numerals.percent(whole["top1"]),
+        numerals.span(whole["lo"], whole["hi"], scale=100),
+        numerals.percent(sd),
+        numerals.percent(whole["chance_top1"], 2),
+        numerals.percent(whole["top10"]),
+        numerals.number(whole["mrr"], 3),
+        *(numerals.percent(by_size[size]["top1"]) if size in by_size else "" for size in sizes),
         *(_with_chance(row[0]) if row else "" for row in found),
         *(beside[name].get(label, "") for label in others),
       )
@@ -142,12 +145,14 @@ def _beside(one: Mapping[str, Any]) -> dict[str, str]:
   for name, some in one.get("rhythm", {}).items():
     row = some["retrieval"][ACC_TO_PPG][-1]
     found[f"{RHYTHM_LABELS[name]}: top-1 (chance) %"] = _with_chance(row)
-  found |= {f"{label}: top-1 %": percent(row["top1"]) for label, row in report.oracle_rows(one)}
+  found |= {
+    f"{label}: top-1 %": numerals.percent(row["top1"]) for label, row in report.oracle_rows(one)
+  }
   return found
 
 
 def _with_chance(row: Mapping[str, Any]) -> str:
-  return f"{percent(row['top1'])} ({percent(row['chance_top1'])})"
+  return f"{numerals.percent(row['top1'])} ({numerals.percent(row['chance_top1'])})"
 
 
 def _motion_table(cells: Mapping[str, Any]) -> Table:
@@ -167,9 +172,9 @@ def _motion_table(cells: Mapping[str, Any]) -> Table:
       own, mean = table[subject(table)] if table else None, table.get("mean")
       row += [
         str(one["windows"][level]["n_windows"]),
-        number(own["mae"]["value"]) if own else "",
-        span(own["mae"]) if own else "",
-        number(mean["mae"]["value"]) if mean else "",
+        numerals.number(own["mae"]["value"]) if own else "",
+        numerals.span(own["mae"]["lo"], own["mae"]["hi"]) if own else "",
+        numerals.number(mean["mae"]["value"]) if mean else "",
         _with_chance(ranks[0]) if ranks else "",
       ]
     rows.append(tuple(row))
@@ -213,9 +218,9 @@ def cells_table(summary: Mapping[str, Any]) -> Table:
         name,
         ", ".join(cell["overrides"]) or "none",
         " ".join(map(str, cell["seeds"])),
-        *(number(cell["facts"].get(fact), 0) for fact in FACTS),
+        *(numerals.number(cell["facts"].get(fact), 0) for fact in FACTS),
         _trials(cell),
-        number(cell["seconds"] / 60, 1),
+        numerals.number(cell["seconds"] / 60, 1),
       )
     )
   note = (
@@ -228,7 +233,9 @@ def cells_table(summary: Mapping[str, Any]) -> Table:
 
 def _trials(cell: Mapping[str, Any]) -> str:
   """The factor on the learning rate, and the errors on validation people it was chosen by."""
-  tried = ", ".join(f"{float(one):g}: {number(error)}" for one, error in cell["trials"].items())
+  tried = ", ".join(
+    f"{float(one):g}: {numerals.number(error)}" for one, error in cell["trials"].items()
+  )
   return f"{cell['trial']:g} of {tried}" if len(cell["trials"]) > 1 else f"{cell['trial']:g}"
 
 
@@ -322,23 +329,6 @@ def html(summary: Mapping[str, Any], drawn: Sequence[plots.Plot]) -> str:
     sections=sections,
     other_plots=[plot for plot in drawn if not plot.set_name],
   )
-
-
-def number(value: float | None, digits: int = 2) -> str:
-  """Text of a number; empty if there is none."""
-  return "" if value is None else f"{value:.{digits}f}"
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-  """Text of a share in per cent, without the sign."""
-  return "" if share is None else f"{100 * share:.{digits}f}"
-
-
-def span(row: Mapping[str, Any], scale: float = 1) -> str:
-  """Text of an interval's ends."""
-  digits = 1 if scale == 100 else 2
-  ends = (row["lo"], row["hi"])
-  return "" if None in ends else " to ".join(f"{scale * end:.{digits}f}" for end in ends)
 
 
 def difference(row: Mapping[str, Any], scale: float = 1) -> str:

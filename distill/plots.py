@@ -5,6 +5,7 @@ reads recordings or models: what is drawn stands in report.json or metrics.jsonl
 """
 
 import dataclasses
+import functools
 import io
 import json
 import pathlib
@@ -18,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
+from distill import numerals
 from distill.retrieval import ACC_TO_PPG, PPG_TO_ACC
 
 # Order of the rows of every table and figure: references, the student, its rivals, plain guesses.
@@ -67,6 +69,7 @@ WAY_LABELS = {ACC_TO_PPG: "acceleration to PPG", PPG_TO_ACC: "PPG to acceleratio
 ACCENT, INK, MID = "#0b4f8a", "#1a1a1a", "#767676"
 # White behind numbers that may stand on a line.
 _BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+_known = functools.partial(numerals.number, missing="n/a")
 STYLE: dict[str, Any] = {
   "font.size": 10,
   "axes.titlesize": 11,
@@ -381,7 +384,7 @@ def agreement(
   left.set_ylabel(f"predicted {label}, {unit}")
   margin = 0.04 * np.ptp(span)
   left.set(xlim=(span[0] - margin, span[1] + margin), ylim=(span[0] - margin, span[1] + margin))
-  left.set_title(f"Predicted against true: r {_number(row['r'], 2)}, R² {_number(row['r2'], 2)}")
+  left.set_title(f"Predicted against true: r {_known(row['r'], 2)}, R² {_known(row['r2'], 2)}")
   right.scatter((true + predicted) / 2, predicted - true, **look)
   found = row["agreement"]
   for value, name, dashes in (
@@ -408,15 +411,11 @@ def agreement(
   headed(figure, f"{capital(label)} of the distilled student, {mark}: {people}")
   alt = (
     f"Two scatter plots of the student's {label} on {mark}: predicted against true (r"
-    f" {_number(row['r'], 2)}) and Bland-Altman (bias"
-    f" {_number(found['bias']['value'], 1)} {unit}, limits of agreement"
-    f" {_number(found['lower'], 1)} to {_number(found['upper'], 1)} {unit}), {len(true)} windows."
+    f" {_known(row['r'], 2)}) and Bland-Altman (bias"
+    f" {_known(found['bias']['value'], 1)} {unit}, limits of agreement"
+    f" {_known(found['lower'], 1)} to {_known(found['upper'], 1)} {unit}), {len(true)} windows."
   )
   return finished(figure, f"{set_name}_{target}_agreement", set_name, title, alt)
-
-
-def _number(value: float | None, digits: int) -> str:
-  return "n/a" if value is None else f"{value:.{digits}f}"
 
 
 # --- missing data ---------------------------------------------------------------------------------

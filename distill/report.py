@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from distill import plots
+from distill import numerals, plots
 from distill.errors import DistillError
 from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
 from distill.retrieval import ACC_TO_PPG
@@ -171,7 +171,7 @@ def html(report: Mapping[str, Any], drawn: Sequence[plots.Plot]) -> str:
     sections=sections,
     run_plots=[plot for plot in drawn if not plot.set_name],
     config=json.dumps(report["config"], indent=2),
-    duration=_seconds,
+    duration=numerals.seconds,
   )
 
 
@@ -221,7 +221,7 @@ def markdown(report: Mapping[str, Any]) -> str:
   for name, one in report["sets"].items():
     parts.append(f"## {plots.marked(name, one['simulated'])}\n\n{summary_text(one)}")
     parts += [_pipes(some) for some in _set_tables(one)]
-  timing = ", ".join(f"{stage} {_seconds(s)}" for stage, s in report["timing"].items())
+  timing = ", ".join(f"{stage} {numerals.seconds(s)}" for stage, s in report["timing"].items())
   versions = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
   parts.append(f"Seed {report['seed']}. Wall time: {timing or 'not recorded'}. {versions}.")
   return "\n\n".join(parts) + "\n"
@@ -237,13 +237,13 @@ def summary_text(one: Mapping[str, Any]) -> str:
   if one.get("external"):
     text += " External: no model and no probe was fitted to any recording of this set."
   labelled = ", ".join(
-    f"{target_label(target)[0]} {_percent(share)} %"
+    f"{target_label(target)[0]} {numerals.percent(share)} %"
     for target, share in windows["labelled"].items()
   )
   if labelled:
     text += f" Labelled: {labelled}."
   usable = [
-    f"{level} {_percent(counts['ppg_usable'])} % of {counts['n_windows']}"
+    f"{level} {numerals.percent(counts['ppg_usable'])} % of {counts['n_windows']}"
     for level, counts in one["windows"].items()
     if level != "all" and counts.get("ppg_usable") is not None
   ]
@@ -266,10 +266,11 @@ def _rest_text(rest: Mapping[str, Any], simulated: bool) -> str:
   if simulated:
     text += "; recorded ones have 4 to 7 mg on an Empatica E4 and 3 to 4 mg in BAMI-1, standing"
   if rest["windows"]:
+    close = numerals.percent(rest["hr_close"])
     text += (
       f". There the envelope of the acceleration errs by {rest['hr_mae_bpm']:.1f} bpm in"
-      f" {rest['windows']:.0f} windows, {_percent(rest['hr_close'])} % of them within 5 bpm; their"
-      f" own mean errs by {rest['hr_mean_mae_bpm']:.1f}"
+      f" {rest['windows']:.0f} windows, {close} % of them within 5 bpm; their own mean errs by"
+      f" {rest['hr_mean_mae_bpm']:.1f}"
     )
   return text + "."
 
@@ -346,10 +347,10 @@ def _shift_table(one: Mapping[str, Any]) -> Table:
   rows: list[tuple[str, ...]] = [
     (
       plots.duration(row["shift_s"]),
-      _percent(row["top1"]),
-      _range(row["lo"], row["hi"], scale=100),
-      _percent(row["top10"]),
-      _percent(row["chance_top1"]),
+      numerals.percent(row["top1"]),
+      numerals.span(row["lo"], row["hi"], scale=100),
+      numerals.percent(row["top10"]),
+      numerals.percent(row["chance_top1"]),
       str(row["n_queries"]),
       str(row["n_participants"]),
     )
@@ -386,16 +387,16 @@ def oracle_rows(one: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 def _retrieval_row(label: str, row: Mapping[str, Any]) -> tuple[str, ...]:
   return (
     label,
-    _number(row["gallery"], 0),
-    _percent(row["top1"]),
-    _range(row["lo"], row["hi"], scale=100),
-    _percent(row["top3"]),
-    _percent(row["top5"]),
-    _percent(row["top10"]),
-    _number(row["mean_rank"], 1),
-    _number(row["median_rank"], 1),
-    _number(row["mrr"], 3),
-    _percent(row["chance_top1"]),
+    numerals.number(row["gallery"], 0),
+    numerals.percent(row["top1"]),
+    numerals.span(row["lo"], row["hi"], scale=100),
+    numerals.percent(row["top3"]),
+    numerals.percent(row["top5"]),
+    numerals.percent(row["top10"]),
+    numerals.number(row["mean_rank"], 1),
+    numerals.number(row["median_rank"], 1),
+    numerals.number(row["mrr"], 3),
+    numerals.percent(row["chance_top1"]),
     str(row["n_queries"]),
     str(row["n_participants"]),
   )
@@ -417,19 +418,23 @@ def _probe_table(one: Mapping[str, Any], target: str, rows: Mapping[str, Any]) -
     cells.append(
       (
         model_label(model) + (" (circular)" if row["circular"] else ""),
-        _number(row["mae"]["value"], 2),
-        _range(row["mae"]["lo"], row["mae"]["hi"]),
-        _number(row["mae_pooled"], 2),
-        _number(row["r"], 2),
-        _number(row["r_within"], 2),
-        _number(row["r2"], 2),
-        _number(row["sd_predicted"], 1),
-        *((f"{_percent(row['half_rate'])} / {_percent(row['double_rate'])}",) if octave else ()),
-        _number(row["agreement"]["bias"]["value"], 2, sign=True),
-        _range(row["agreement"]["lower"], row["agreement"]["upper"]),
+        numerals.number(row["mae"]["value"], 2),
+        numerals.span(row["mae"]["lo"], row["mae"]["hi"]),
+        numerals.number(row["mae_pooled"], 2),
+        numerals.number(row["r"], 2),
+        numerals.number(row["r_within"], 2),
+        numerals.number(row["r2"], 2),
+        numerals.number(row["sd_predicted"], 1),
+        *(
+          (f"{numerals.percent(row['half_rate'])} / {numerals.percent(row['double_rate'])}",)
+          if octave
+          else ()
+        ),
+        numerals.number(row["agreement"]["bias"]["value"], 2, sign=True),
+        numerals.span(row["agreement"]["lower"], row["agreement"]["upper"]),
         *_conformal_cells(row.get("conformal")),
-        _number(difference["mae"]["value"], 2, sign=True) if difference else "",
-        _range(difference["mae"]["lo"], difference["mae"]["hi"]) if difference else "",
+        numerals.number(difference["mae"]["value"], 2, sign=True) if difference else "",
+        numerals.span(difference["mae"]["lo"], difference["mae"]["hi"]) if difference else "",
       )
     )
   any_row = next(iter(rows.values()))
@@ -440,9 +445,11 @@ def _probe_table(one: Mapping[str, Any], target: str, rows: Mapping[str, Any]) -
   if any_row["measurable"] is False:
     title += "; NOT MEASURABLE, its labels err by more than half of their spread"
   doubt = any_row["label_error_sd"]
-  known = f", that of their own error {_number(doubt, 1)} {unit} (two readings)" if doubt else ""
+  known = (
+    f", that of their own error {numerals.number(doubt, 1)} {unit} (two readings)" if doubt else ""
+  )
   note = (
-    f"SD of the labels {_number(any_row['sd_true'], 1)} {unit}{known}. MAE is the mean over"
+    f"SD of the labels {numerals.number(any_row['sd_true'], 1)} {unit}{known}. MAE is the mean over"
     " participants of their MAE with a 95 % t interval; differences are paired by participant,"
     " negative means that the student is better. Limits of agreement: bias +- 1.96 SD, between and"
     " within people. The 90 % interval is calibrated on validation people (split conformal, nine at"
@@ -466,8 +473,8 @@ def _conformal_cells(row: Mapping[str, Any] | None) -> tuple[str, str, str]:
   if row is None:
     return "", "", ""
   found = row["coverage"]
-  covered = _range(found["lo"], found["hi"], scale=100)
-  return _number(row["width"], 1), _percent(found["value"]), covered
+  covered = numerals.span(found["lo"], found["hi"], scale=100)
+  return numerals.number(row["width"], 1), numerals.percent(found["value"]), covered
 
 
 GROUP_LABELS = {"age": "age group", "sex": "sex", "skin_tone": "skin tone"}
@@ -491,7 +498,7 @@ def _group_table(one: Mapping[str, Any], group: str) -> Table:
   rows = []
   for model in ordered({model: None for table in one["probes"].values() for model in table}):
     found = [values[v][t].get(model) for v, t in columns]
-    cells = (_number(row["mae"]["value"], 2) if row else "" for row in found)
+    cells = (numerals.number(row["mae"]["value"], 2) if row else "" for row in found)
     rows.append((model_label(model), *cells))
   note = "The same probes, fitted to everybody; n counts participants."
   return Table(f"MAE by {GROUP_LABELS.get(group, group)}", header, rows, note)
@@ -514,10 +521,10 @@ def _trait_table(target: str, rows: Mapping[str, Any], part: str) -> Table:
     cells = [
       (
         model_label(model),
-        _number(rows[model]["mae"]["value"], 2),
-        _range(rows[model]["mae"]["lo"], rows[model]["mae"]["hi"]),
-        _number(rows[model]["r"], 2),
-        _number(rows[model]["r2"], 2),
+        numerals.number(rows[model]["mae"]["value"], 2),
+        numerals.span(rows[model]["mae"]["lo"], rows[model]["mae"]["hi"]),
+        numerals.number(rows[model]["r"], 2),
+        numerals.number(rows[model]["r2"], 2),
       )
       for model in ordered(rows)
     ]
@@ -526,12 +533,12 @@ def _trait_table(target: str, rows: Mapping[str, Any], part: str) -> Table:
     cells = [
       (
         model_label(model),
-        _number(rows[model]["auc"]["value"], 3),
-        _range(rows[model]["auc"]["lo"], rows[model]["auc"]["hi"]),
-        _number(rows[model]["auc_pooled"], 3),
-        _number(rows[model]["f1_pooled"], 3),
-        _percent(rows[model]["accuracy"]["value"]),
-        _range(rows[model]["accuracy"]["lo"], rows[model]["accuracy"]["hi"], scale=100),
+        numerals.number(rows[model]["auc"]["value"], 3),
+        numerals.span(rows[model]["auc"]["lo"], rows[model]["auc"]["hi"]),
+        numerals.number(rows[model]["auc_pooled"], 3),
+        numerals.number(rows[model]["f1_pooled"], 3),
+        numerals.percent(rows[model]["accuracy"]["value"]),
+        numerals.span(rows[model]["accuracy"]["lo"], rows[model]["accuracy"]["hi"], scale=100),
       )
       for model in ordered(rows)
     ]
@@ -564,7 +571,7 @@ def _motion_table(one: Mapping[str, Any]) -> Table:
   rows = []
   for model in models:
     found = [one["probes_by_motion"][level][target].get(model) for level, target in columns]
-    cells = (_number(row["mae"]["value"], 2) if row else "" for row in found)
+    cells = (numerals.number(row["mae"]["value"], 2) if row else "" for row in found)
     rows.append((model_label(model), *cells))
   counts = ", ".join(
     f"{level} {one['windows'][level]['n_windows']} windows" for level in one["probes_by_motion"]
@@ -582,7 +589,7 @@ def _share_table(one: Mapping[str, Any]) -> Table:
   rows = []
   for model in ordered({model: None for table in one["probes"].values() for model in table}):
     found = [shares[share]["probes"].get(target, {}).get(model) for share, target in columns]
-    cells = (_number(row["mae"]["value"], 2) if row else "" for row in found)
+    cells = (numerals.number(row["mae"]["value"], 2) if row else "" for row in found)
     rows.append((model_label(model), *cells))
   people = ", ".join(
     f"{share} % are {' + '.join(map(str, some['labelled']))}"
@@ -630,13 +637,13 @@ def _retained_table(one: Mapping[str, Any]) -> Table:
     rows.append(
       (
         plots.variant_label(name, row["alpha"]) + chosen,
-        _number(own["value"], 2),
-        _range(own["lo"], own["hi"]),
-        _percent(row["gain"]),
-        _percent(row["gain_share"]),
+        numerals.number(own["value"], 2),
+        numerals.span(own["lo"], own["hi"]),
+        numerals.percent(row["gain"]),
+        numerals.percent(row["gain_share"]),
         *(_change(measures[m]["change"]) for m in others),
         f"{sum(measures[m]['kept'] for m in others)} of {len(others)}",
-        *(_number(row["cka"][layer], 3) for layer in layers),
+        *(numerals.number(row["cka"][layer], 3) for layer in layers),
       )
     )
   note = (
@@ -661,7 +668,7 @@ def _rank_table(one: Mapping[str, Any]) -> Table:
   """Effective rank of every model's embeddings."""
   ranks = one["effective_rank"]
   rows: list[tuple[str, ...]] = [
-    (model_label(model), _number(ranks[model]["rank"], 1), str(ranks[model]["dim"]))
+    (model_label(model), numerals.number(ranks[model]["rank"], 1), str(ranks[model]["dim"]))
     for model in ordered(ranks)
   ]
   note = (
@@ -697,13 +704,13 @@ def _classes_table(task: str, rows: Sequence[Mapping[str, Any]]) -> Table:
       (
         f"{encoder}, {layer}" if layer else encoder,
         str(one["dim"]),
-        _number(one["auc"]["value"], 3),
-        _range(one["auc"]["lo"], one["auc"]["hi"]),
-        _number(one["f1"]["value"], 3),
-        _range(one["f1"]["lo"], one["f1"]["hi"]),
-        _number(one["auc_pooled"], 3),
-        _number(one["f1_pooled"], 3),
-        *(_number(by_share[share]["auc"]["value"], 3) for share in shares[1:]),
+        numerals.number(one["auc"]["value"], 3),
+        numerals.span(one["auc"]["lo"], one["auc"]["hi"]),
+        numerals.number(one["f1"]["value"], 3),
+        numerals.span(one["f1"]["lo"], one["f1"]["hi"]),
+        numerals.number(one["auc_pooled"], 3),
+        numerals.number(one["f1_pooled"], 3),
+        *(numerals.number(by_share[share]["auc"]["value"], 3) for share in shares[1:]),
       )
     )
   first = rows[0]
@@ -748,23 +755,6 @@ def _pipes(some: Table) -> str:
   return "\n".join([f"### {some.title}", "", *lines, "", some.note])
 
 
-def _number(value: float | None, digits: int, *, sign: bool = False) -> str:
-  return "" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
-
-
 def _from_to(counts: Sequence[int]) -> str:
   low, high = min(counts), max(counts)
   return str(low) if low == high else f"{low} to {high}"
-
-
-def _percent(share: float | None) -> str:
-  return "" if share is None else f"{100 * share:.1f}"
-
-
-def _range(lo: float | None, hi: float | None, *, scale: float = 1) -> str:
-  digits = 1 if scale == 100 else 2
-  return "" if lo is None or hi is None else f"{scale * lo:.{digits}f} to {scale * hi:.{digits}f}"
-
-
-def _seconds(seconds: float) -> str:
-  return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

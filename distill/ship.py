@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distill import models, registry, report
+from distill import models, numerals, registry, report
 from distill.errors import DistillError
 
 LARGEST_BYTES = 8_000_000
@@ -135,8 +135,8 @@ def _card(name: str, fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray
     for target, row in found["probes"].items():
       mae, mean = row["mae"], row["mae_of_mean"]["value"]
       lines.append(
-        f"| {one}{mark} | {target} | {_number(mae['value'])} | {_number(mae['lo'])} to"
-        f" {_number(mae['hi'])} | {_number(mean)} | {row['labels']} |"
+        f"| {one}{mark} | {target} | {numerals.number(mae['value'])} |"
+        f" {numerals.span(mae['lo'], mae['hi'])} | {numerals.number(mean)} | {row['labels']} |"
       )
   lines.append("")
   for one, found in fields["metrics"].items():
@@ -159,10 +159,6 @@ def _card(name: str, fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray
     "",
   ]
   return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-  return "" if value is None else f"{value:.2f}"
 
 
 def main(argv: list[str] | None = None) -> int:

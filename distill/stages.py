@@ -27,6 +27,7 @@ from distill import (
   registry,
   report,
   rivals,
+  statistics,
   tables,
   workdir,
 )
@@ -404,9 +405,9 @@ def _check_probe(
       tqdm.write(f"{name}: no labelled heart rate, the teacher is not probed", file=sys.stderr)
       continue
     probe = probes.fit(sides["train"], sides["validation"], "hr_bpm", config.evaluate.alphas)
-    true = sides["validation"]["hr_bpm"]
-    error = float(np.mean(np.abs(probe.predict(sides["validation"].embedding) - true)))
-    mean = float(np.mean(np.abs(sides["train"]["hr_bpm"].mean() - true)))
+    true, who = (sides["validation"][column] for column in ("hr_bpm", "participant"))
+    told_by = probe.predict(sides["validation"].embedding), sides["train"]["hr_bpm"].mean()
+    error, mean = (statistics.over_participants(np.abs(x - true), who).value for x in told_by)
     told = f"{name}: heart-rate probe of the {teacher} {error:.2f} bpm, mean {mean:.2f} bpm"
     tqdm.write(f"{told} (validation people)", file=sys.stderr)
     if error >= mean:

@@ -18,7 +18,7 @@ PACKAGES = ("distill", "teachers", "students", "configs")
 LAYERS = (
   ("errors",),
   ("spec", "registry", "tensorfile", "processes"),
-  ("signals", "losses", "similarity", "statistics", "agreement", "augment"),
+  ("signals", "losses", "similarity", "statistics", "numerals", "agreement", "augment"),
   ("nn",),
   ("models", "published", "merge"),
   (

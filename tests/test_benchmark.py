@@ -256,7 +256,7 @@ def test_a_fault_of_one_cell_does_not_end_the_others(grid, words, tmp_path, monk
   assert "second line" in kept
 
 
-VARIANTS = ("", "small", "ablations", "ablations_small", "gallery", "scaling", "wrists", "smoke")
+VARIANTS = ("", "small", "ablations", "ablations_small", "scaling", "wrists", "smoke")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
