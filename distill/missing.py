@@ -23,7 +23,7 @@ from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
 from distill.frozen import EncoderTeacher
 from distill.nn.encoder import Encoder, Forward
-from distill.ranking import ranks
+from distill.ranking import Question, ranks
 from distill.spec import ACC, PPG, SignalSpec
 from distill.workdir import Fold
 
@@ -280,7 +280,7 @@ class _Judged:
     missed = np.ones(len(valid))
     if valid.any():
       query = np.asarray(student.head(vectors[valid]))
-      rank, _ = ranks(query, student.gallery, positive=np.flatnonzero(valid))
+      rank, _ = ranks(query, student.gallery, Question(positive=np.flatnonzero(valid)))
       missed[valid] = rank > 10
     return errors | {"top10_missed": missed}
 

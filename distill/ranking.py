@@ -42,6 +42,26 @@ class Condition:
 
 
 @dataclasses.dataclass(frozen=True)
+class Question:
+  """Which partners of which queries are ranked, among which candidates.
+
+  Attributes:
+    rows: [k] int, the queries that it is asked of; None for all of them.
+    positive: [k] int, gallery row of each query's partner; None where it is the query's own row. Or
+      [draws, k], several partners of each query, ranked one by one for little more than one.
+    partners: [k, dim] vectors of the partners, where these are no rows of the gallery.
+    only: candidates of a query are the gallery rows that agree with it; values for all queries.
+    without: gallery rows that agree with a query are no candidates; values for all queries.
+  """
+
+  rows: np.ndarray | None = None
+  positive: np.ndarray | None = None
+  partners: np.ndarray | None = None
+  only: Condition | None = None
+  without: Condition | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Ranked:
   """Ranks of the true partners.
 
@@ -73,29 +93,35 @@ _FIELDS = dataclasses.fields(Ranked)
 def ranks(
   queries: np.ndarray,
   gallery: np.ndarray,
+  question: Question | None = None,
   *,
-  positive: np.ndarray | None = None,
-  partners: np.ndarray | None = None,
-  only: Condition | None = None,
-  without: Condition | None = None,
   block: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Rank of each query's partner by cosine, exact, ties against the model.
+  """The answer to one question, or to the plain one: `answers`."""
+  return answers(queries, gallery, [question or Question()], block=block)[0]
+
+
+def answers(
+  queries: np.ndarray,
+  gallery: np.ndarray,
+  questions: Sequence[Question],
+  *,
+  block: tuple[int, int] | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Rank of each query's partner by cosine, exact, ties against the model, for several questions.
+
+  The product of queries and gallery, which is most of the work, is made once for all of them.
 
   Args:
     queries: [n, dim] vectors of any scale; or [views, n, dim], then the cosine of a pair is the
       largest over the views of the query.
     gallery: [m, dim] vectors of any scale.
-    positive: [n] int, gallery row of each query's partner; without it row i's partner is row i. Or
-      [draws, n], several partners of each query, ranked one by one for the price of one.
-    partners: [n, dim] vectors of the partners, where these are no rows of the gallery.
-    only: candidates of query i are the gallery rows that agree with it.
-    without: gallery rows that agree with query i are no candidates.
+    questions: what is asked.
     block: (queries, gallery) rows of one product; None for `default_block`.
 
   Returns:
-    (rank, candidates), int64 of [n], or [draws, n] as `positive` is; both count the partner, which
-    is always a candidate.
+    (rank, candidates) of each question, int64 of [k], or [draws, k] as its `positive` is; both
+    count the partner, which is always a candidate.
 
   Raises:
     DistillError: empty input, dimensions or row counts that do not fit, NaN, or zero vectors.
@@ -110,53 +136,92 @@ def ranks(
       f"queries have {views.shape[2]} dimensions and the gallery {gallery.shape[1]}; compare"
       " projections of one aligned pair of heads"
     )
-  if n != m and positive is None and partners is None:
-    raise DistillError(f"{n} queries and {m} gallery rows: rows must be aligned pairs")
-  asked = np.arange(n) if positive is None else np.asarray(positive, np.int64)
-  if partners is not None:
-    outside, asked = _unit(partners, "partner"), np.full(n, -1)
-    if outside.shape != views.shape[1:]:
-      raise DistillError(f"partners must be {views.shape[1:]}, got {outside.shape}")
-  elif asked.ndim not in (1, 2) or asked.shape[-1] != n or asked.min() < 0 or asked.max() >= m:
-    raise DistillError(f"positive must be [{n}] or [draws, {n}] gallery rows within 0..{m - 1}")
-  partner = np.atleast_2d(asked)
+  asked = [_Asked.of(question, n, m, views.shape[2]) for question in questions]
   block = block or default_block()
-  rows = min(block[0], _power_of_two(n)), min(block[1], _power_of_two(m))
-  same, other = _features(only, n, m), _features(without, n, m)
-  # NaN is as near as nothing, so rows of padding are counted nowhere.
-  blocks = [
-    tuple(
-      jnp.asarray(_padded(part[start : start + rows[1]], rows[1], fill))
-      for part, fill in (
-        (gallery, np.nan),
-        (np.arange(m, dtype=np.int32), -1),
-        (same[1], np.nan),
-        (other[1], np.nan),
-      )
-    )
-    for start in range(0, m, rows[1])
-  ]
-  tolerances = jnp.asarray(same[2]), jnp.asarray(other[2])
-  rank, candidates = np.empty(partner.shape, np.int64), np.empty(partner.shape, np.int64)
-  plain = only is None and without is None
-  for start in range(0, n, rows[0]):
-    part = slice(start, start + rows[0])
-    beside = [outside[part] if partners is not None else gallery[one[part]] for one in partner]
-    near = np.stack([np.einsum("vnd,nd->vn", views[:, part], b).max(axis=0) for b in beside])
-    query = tuple(
-      jnp.asarray(_padded(array, rows[0], 0))
-      for array in (near.T, partner[:, part].T.astype(np.int32), same[0][part], other[0][part])
-    )
-    seen = jnp.stack([jnp.asarray(_padded(view[part], rows[0], 0)) for view in views])
-    counts = jnp.zeros((2, len(partner), rows[0]), jnp.int32)
+  size = min(block[0], _power_of_two(n)), min(block[1], _power_of_two(m))
+  blocks = []
+  for start in range(0, m, size[1]):
+    part = slice(start, start + size[1])
+    # NaN is as near as nothing, so rows of padding are counted nowhere.
+    vectors = jnp.asarray(_padded(gallery[part], size[1], np.nan))
+    index = jnp.asarray(_padded(np.arange(m, dtype=np.int32)[part], size[1], -1))
+    conditions = [one.of_gallery(part, size[1]) for one in asked]
+    blocks.append((vectors, index, conditions))
+  counts = [np.empty((2, *one.partner.shape), np.int64) for one in asked]
+  for start in range(0, n, size[0]):
+    part = slice(start, start + size[0])
+    seen = jnp.stack([jnp.asarray(_padded(view[part], size[0], 0)) for view in views])
+    told = [one.of_queries(views, gallery, part, size[0]) for one in asked]
+    found = [jnp.zeros((2, len(one.partner), size[0]), jnp.int32) for one in asked]
     # Blocks with a partner, who does not count; under a condition every block is looked at alike.
-    holds = set(np.unique(partner[:, part] // rows[1]) if plain else range(len(blocks)))
+    own = [one.partner[:, part] for one in asked if one.plain]
+    holds = set(np.unique(np.concatenate(own) // size[1])) if own else set()
     for k, candidate in enumerate(blocks):
-      counts = _counted(counts, seen, query, candidate, tolerances, k in holds)
-    rank[:, part], candidates[:, part] = 1 + np.asarray(counts)[:, :, : near.shape[1]]
-  if plain:
-    candidates[:] = m if partners is None else m + 1
-  return rank.reshape(asked.shape), candidates.reshape(asked.shape)
+      found = _counted(found, seen, told, candidate, k in holds)
+    for count, here in zip(counts, found, strict=True):
+      count[:, :, part] = np.asarray(here)[:, :, : min(size[0], n - start)]
+  return [one.answer(count, m) for one, count in zip(asked, counts, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+  """A question that was checked, with a place for every query; `rows` says which are asked."""
+
+  rows: np.ndarray  # [k]
+  shape: tuple[int, ...]  # of the answer
+  partner: np.ndarray  # [draws, n] int, -1 where not asked or outside
+  outside: np.ndarray | None  # [n, dim] vectors of partners that are no gallery rows
+  same: tuple[np.ndarray, np.ndarray, np.ndarray]  # of `only`: `_features`
+  other: tuple[np.ndarray, np.ndarray, np.ndarray]  # of `without`
+
+  @classmethod
+  def of(cls, question: Question, n: int, m: int, dim: int) -> "_Asked":
+    rows = np.arange(n) if question.rows is None else np.asarray(question.rows, np.int64)
+    same, other = _features(question.only, n, m), _features(question.without, n, m)
+    if question.partners is not None:
+      given = _unit(question.partners, "partner")
+      if given.shape != (len(rows), dim):
+        raise DistillError(f"partners must be {(len(rows), dim)}, got {given.shape}")
+      outside = np.zeros((n, dim), np.float32)
+      outside[rows] = given
+      return cls(rows, rows.shape, np.full((1, n), -1), outside, same, other)
+    if n != m and question.positive is None:
+      raise DistillError(f"{n} queries and {m} gallery rows: rows must be aligned pairs")
+    positive = rows if question.positive is None else np.asarray(question.positive, np.int64)
+    fits = positive.ndim in (1, 2) and positive.shape[-1] == len(rows)
+    if not fits or (positive.size and not 0 <= positive.min() <= positive.max() < m):
+      raise DistillError(
+        f"positive must be [{len(rows)}] or [draws, {len(rows)}] gallery rows within 0..{m - 1}"
+      )
+    partner = np.full((np.atleast_2d(positive).shape[0], n), -1)
+    partner[:, rows] = positive
+    return cls(rows, positive.shape, partner, None, same, other)
+
+  @property
+  def plain(self) -> bool:
+    """Whether every gallery row is a candidate."""
+    return not (self.same[2].size or self.other[2].size)
+
+  def of_gallery(self, part: slice, size: int) -> tuple[jax.Array, jax.Array]:
+    """Of a block of gallery rows, what the conditions look at."""
+    same, other = (_padded(some[1][part], size, np.nan) for some in (self.same, self.other))
+    return jnp.asarray(same), jnp.asarray(other)
+
+  def of_queries(self, views: np.ndarray, gallery: np.ndarray, part: slice, size: int):
+    """Of a block of queries: cosine and row of each partner, and what the conditions look at."""
+    partner = self.partner[:, part]
+    beside = [gallery[one] if self.outside is None else self.outside[part] for one in partner]
+    near = np.stack([np.einsum("vnd,nd->vn", views[:, part], b).max(axis=0) for b in beside])
+    arrays = near.T, partner.T.astype(np.int32), self.same[0][part], self.other[0][part]
+    tolerances = jnp.asarray(self.same[2]), jnp.asarray(self.other[2])
+    return (*(jnp.asarray(_padded(array, size, 0)) for array in arrays), *tolerances)
+
+  def answer(self, counts: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rank, candidates) of the queries that are asked."""
+    rank, candidates = 1 + counts[:, :, self.rows]
+    if self.plain:
+      candidates[:] = m if self.outside is None else m + 1
+    return rank.reshape(self.shape), candidates.reshape(self.shape)
 
 
 def default_block() -> tuple[int, int]:
@@ -164,34 +229,46 @@ def default_block() -> tuple[int, int]:
   return CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _counted(counts, views, query, candidate, tolerances, partners: bool) -> jax.Array:
-  """`counts` with those of one block, [draws, queries] each: as near as the partner; candidates.
+@functools.partial(jax.jit, static_argnums=4)
+def _counted(counts, views, questions, candidates, partners: bool) -> list[jax.Array]:
+  """`counts` of each question with those of one block added.
 
-  Gallery rows come first in what is counted, so that a processor adds whole rows of queries at a
-  time. Without conditions every row is a candidate, and the second count is left to the caller: it
-  would take as long as the first. `partners`: whether the block holds one of the queries' own.
+  A question's counts are [draws, queries] each: as near as the partner; candidates. Gallery rows
+  come first in what is counted, so that a processor adds whole rows of queries at a time. Without
+  conditions every row is a candidate, and the second count is left to the caller: it would take as
+  long as the first. `partners`: whether the block holds a partner of a question without conditions.
   """
-  near, partner, same, other = query
-  others, index, same_of, other_of = candidate
+  others, index, conditions = candidates
   cosine = _cosine(others, views[0])
   if len(views) > 1:
     cosine = jax.lax.fori_loop(
       1, len(views), lambda k, best: jnp.maximum(best, _cosine(others, views[k])), cosine
     )
-  ahead = [cosine >= near[None, :, k] - TIE for k in range(near.shape[1])]
-  if not (partners or same.shape[1] or other.shape[1]):
+  return [
+    _of_question(count, cosine, index, question, condition, partners)
+    for count, question, condition in zip(counts, questions, conditions, strict=True)
+  ]
+
+
+def _of_question(counts, cosine, index, question, condition, partners: bool) -> jax.Array:
+  near, partner, same, other, within_same, within_other = question
+  same_of, other_of = condition
+  draws = range(near.shape[1])
+  ahead = [cosine >= near[None, :, k] - TIE for k in draws]
+  plain = not (same.shape[1] or other.shape[1])
+  if plain and not partners:
     return counts.at[0].add(_summed(ahead))
-  met = [index[:, None] != partner[None, :, k] for k in range(near.shape[1])]
-  if not (same.shape[1] or other.shape[1]):
-    return counts.at[0].add(_summed(a & m for a, m in zip(ahead, met)))
+  met = [index[:, None] != partner[None, :, k] for k in draws]
+  if plain:
+    return counts.at[0].add(_summed(a & m for a, m in zip(ahead, met, strict=True)))
   allowed = (index >= 0)[:, None]
   if same.shape[1]:
-    allowed &= _agree(same_of, same, tolerances[0])
+    allowed &= _agree(same_of, same, within_same)
   if other.shape[1]:
-    allowed &= ~_agree(other_of, other, tolerances[1])
+    allowed &= ~_agree(other_of, other, within_other)
   met = [m & allowed for m in met]
-  return counts + jnp.stack([_summed(a & m for a, m in zip(ahead, met)), _summed(met)])
+  nearer = _summed(a & m for a, m in zip(ahead, met, strict=True))
+  return counts + jnp.stack([nearer, _summed(met)])
 
 
 def _summed(seen: Iterable[jax.Array]) -> jax.Array:

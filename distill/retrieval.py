@@ -6,19 +6,19 @@ its controls. The ranks themselves are computed in `distill.ranking`.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from distill import rhythm, statistics
 from distill.embeddings import VALID, EmbeddingTable, embedded
 from distill.errors import DistillError
-from distill.ranking import Condition, Ranked, metrics, oracle_metrics, ranks
+from distill.ranking import Condition, Question, Ranked, answers, metrics, oracle_metrics, ranks
 
 ACC_TO_PPG, PPG_TO_ACC = "acc_to_ppg", "ppg_to_acc"
 MOTION_LEVELS = ("still", "light", "moving")
+WHOLE = "whole"
 # Of what `retrieve` returns.
 PARTS = (
   *("retrieval", "controls", "by_motion", "oracles", "shift_curve"),
@@ -231,16 +231,29 @@ def _participants(table: EmbeddingTable) -> np.ndarray:
 
 
 Pair = tuple[EmbeddingTable, EmbeddingTable]
-# Ranks, or why there are none.
-Rule = Callable[[EmbeddingTable, EmbeddingTable, Settings], Ranked | str]
+Name = TypeVar("Name", bound=Hashable)
+# What is asked of one pair, or why it cannot be.
+Rule = Callable[[EmbeddingTable, Settings], Question | str]
 
 
-def _whole(query: EmbeddingTable, gallery: EmbeddingTable, only: Condition | None = None) -> Ranked:
-  vectors = query.embedding
+def _ranked(
+  query: EmbeddingTable, gallery: EmbeddingTable, questions: Mapping[Name, Question]
+) -> dict[Name, Ranked]:
+  """The answers by name, of the queries that had at least one candidate beside the partner."""
+  vectors, who = query.embedding, _participants(query)
   if isinstance(query, Lagged):
     vectors = rhythm.delayed(vectors, query.window_s, later=query.later)
-  rank, candidates = ranks(vectors, gallery.embedding, only=only)
-  return Ranked(rank, candidates, _participants(query))
+  found = {}
+  replies = answers(vectors, gallery.embedding, list(questions.values()))
+  for (name, question), (rank, candidates) in zip(questions.items(), replies, strict=True):
+    asked = who if question.rows is None else who[question.rows]
+    draws = zip(np.atleast_2d(rank), np.atleast_2d(candidates), strict=True)
+    found[name] = Ranked.pool([Ranked(*one, asked) for one in draws]).contested()
+  return found
+
+
+def _whole(query: EmbeddingTable, gallery: EmbeddingTable) -> Ranked:
+  return _ranked(query, gallery, {WHOLE: Question()})[WHOLE]
 
 
 def random_galleries(
@@ -255,23 +268,23 @@ def random_galleries(
   return Ranked.pool(parts)
 
 
-def same_participant(query, gallery, _settings) -> Ranked | str:
+def same_participant(query, _settings) -> Question | str:
   """Candidates are the other windows of the same participant: is it the heart or the person?"""
   if "participant" not in query.columns:
     return _without("participant")
   code = np.unique(query["participant"], return_inverse=True)[1]
-  return _whole(query, gallery, Condition(code[:, None], (0.0,))).contested()
+  return Question(only=Condition(code[:, None], (0.0,)))
 
 
-def hr_matched(query, gallery, settings) -> Ranked | str:
+def hr_matched(query, settings) -> Question | str:
   """Candidates have the same heart rate: does the model read beats or their rate?"""
   if "hr_bpm" not in query.columns:
     return _without("hr_bpm")
   values = np.asarray(query["hr_bpm"], np.float64)[:, None]
-  return _matched(query, gallery, values, settings.hr_within_bpm)
+  return _matched(values, settings.hr_within_bpm)
 
 
-def motion_matched(query, gallery, settings) -> Ranked | str:
+def motion_matched(query, settings) -> Question | str:
   """Candidates move as much and in the same cadence: does the model read more than shared motion?
 
   Without a column `cadence_hz`, which `distill embed` writes, they move as much.
@@ -281,20 +294,19 @@ def motion_matched(query, gallery, settings) -> Ranked | str:
   names = [name for name in ("motion_g", "cadence_hz") if name in query.columns]
   values = np.stack([np.asarray(query[name], np.float64) for name in names], axis=1)
   log = np.log(values, out=np.full_like(values, np.nan), where=values > 0)
-  return _matched(query, gallery, log, settings.log_motion_within)
+  return _matched(log, settings.log_motion_within)
 
 
-def gap_free(query, gallery, _settings) -> Ranked | str:
+def gap_free(query, _settings) -> Question | str:
   """Only windows without a missing sample: gaps that both sensors share fingerprint a pair."""
   if "complete" not in query.columns:
     return _without("complete")
   if not np.any(query["complete"]):
     return "every window has a gap"
-  rows = np.flatnonzero(query["complete"])
-  return _whole(query.where(rows), gallery.where(rows)).contested()
+  return _among(query["complete"])
 
 
-def shuffled(query, gallery, settings) -> Ranked | str:
+def shuffled(query, settings) -> Question | str:
   """Partners drawn from the other windows, over all participants: must fall to chance.
 
   The true partner leaves the gallery: it would take the first place from whatever is drawn.
@@ -302,15 +314,12 @@ def shuffled(query, gallery, settings) -> Ranked | str:
   n = len(query)
   if n < 3:
     return "fewer than three windows"
-  itself = Condition(np.arange(n)[:, None], (0.0,))
   partner = np.empty((settings.repeats, n), np.int64)
   for repeat, row in enumerate(partner):
     # One cycle through a random order: every other window is the partner with the same chance.
     order = np.random.default_rng((settings.seed, n, repeat)).permutation(n)
     row[order] = np.roll(order, 1)
-  drawn = ranks(query.embedding, gallery.embedding, positive=partner, without=itself)
-  who = _participants(query)
-  return Ranked.pool([Ranked(*one, who) for one in zip(*drawn)])
+  return Question(positive=partner, without=Condition(np.arange(n)[:, None], (0.0,)))
 
 
 CONTROLS: Mapping[str, Rule] = {
@@ -326,17 +335,19 @@ def _without(column: str) -> str:
   return f"no column {column!r}"
 
 
-def _matched(query, gallery, values: np.ndarray, within: float) -> Ranked | str:
-  """Ranks of the windows with known values among those that differ by at most `within` in each."""
+def _matched(values: np.ndarray, within: float) -> Question | str:
+  """Of the windows with known values, among those that differ by at most `within` in each."""
   known = np.isfinite(values).all(axis=1)
   if not known.any():
     return "no window has a known value"
-  ranked = _whole(query, gallery, Condition(values, (within,) * values.shape[1]))
-  return _kept(ranked, known).contested()
+  return Question(np.flatnonzero(known), only=Condition(values, (within,) * values.shape[1]))
 
 
-def _kept(ranked: Ranked, rows: np.ndarray) -> Ranked:
-  return Ranked(ranked.rank[rows], ranked.candidates[rows], ranked.participant[rows])
+def _among(kept: np.ndarray) -> Question:
+  """Queries and candidates are the kept windows alone."""
+  return Question(
+    np.flatnonzero(kept), only=Condition(np.where(kept, 0.0, np.nan)[:, None], (0.0,))
+  )
 
 
 def oracle(query: EmbeddingTable, within: Mapping[str, float]) -> Ranked | str:
@@ -356,7 +367,7 @@ def oracle(query: EmbeddingTable, within: Mapping[str, float]) -> Ranked | str:
   values = np.stack([np.asarray(rows[name], np.float64) for name in within], axis=1)
   everything = np.ones((len(rows), 1), np.float32)
   condition = Condition(values, tuple(within.values()))
-  rank, candidates = ranks(everything, everything, only=condition)
+  rank, candidates = ranks(everything, everything, Question(only=condition))
   return Ranked(rank, candidates, _participants(rows))
 
 
@@ -388,27 +399,21 @@ def shift_curve(
   place = np.stack([session, since], axis=1)
   row_at = {key: row for row, key in enumerate(zip(session, np.round(since, 2)))}
   own = {key: row for row, key in enumerate(_keys(query))}
-  curve = {}
+  apart = Condition(place, (0.0, window_s - 1e-3))
+  questions = {}
   for shift_s in shifts_s:
     later = zip(session, np.round(since + shift_s, 2))
     partner = np.array([row_at.get(key, -1) for key in later])
-    rows, other = np.flatnonzero(partner >= 0), None
-    if not len(rows) and shifted is not None:
+    rows = np.flatnonzero(partner >= 0)
+    if len(rows):
+      questions[shift_s] = Question(rows, positive=partner[rows], without=apart)
+    elif shifted is not None:
       moved = shifted.where(np.isclose(shifted["shift_s"], shift_s))
       found = np.array([own.get(key, -1) for key in _keys(moved)], int)
-      rows, other = found[found >= 0], moved.embedding[found >= 0]
-    if not len(rows):
-      continue
-    apart = Condition(place[rows], (0.0, window_s - 1e-3), gallery=place)
-    rank, candidates = ranks(
-      query.embedding[rows],
-      gallery.embedding,
-      positive=partner[rows] if other is None else None,
-      partners=other,
-      without=apart,
-    )
-    curve[shift_s] = Ranked(rank, candidates, _participants(query)[rows])
-  return curve
+      rows, vectors = found[found >= 0], moved.embedding[found >= 0]
+      if len(rows):
+        questions[shift_s] = Question(rows, partners=vectors, without=apart)
+  return _ranked(query, gallery, questions)
 
 
 def _keys(table: EmbeddingTable) -> list[tuple[str, str, float]]:
@@ -524,44 +529,35 @@ def _judged(
 ) -> dict[str, Any]:
   """Retrieval, controls and motion levels; adds to `missing` what cannot be scored, and why."""
   levels = {level: _at_level(level) for level in MOTION_LEVELS}
-  tables = len(ways) * (1 + len(controls) + len(levels))
-  # Seconds for thousands of windows, minutes for tens of thousands: only those are worth a bar.
-  with tqdm(total=tables, desc="rank", unit="table", leave=False, delay=5) as bar:
-    headline = {}
-    for way, pairs in ways.items():
-      headline[way] = _headline(pairs, settings)
-      bar.update()
-    return {
-      "retrieval": headline,
-      "controls": _nested(controls, ways, settings, missing, bar),
-      "by_motion": _nested(levels, ways, settings, missing, bar),
-    }
+  rules = {**controls, **levels}
+  found: dict[str, Any] = {"retrieval": {}, "controls": {}, "by_motion": {}}
+  for way, pairs in ways.items():
+    told: list[dict[str, Ranked | str]] = []
+    for query, gallery in pairs:
+      asked = {name: rule(query, settings) for name, rule in rules.items()}
+      questions = {name: one for name, one in asked.items() if isinstance(one, Question)}
+      refused = {name: one for name, one in asked.items() if isinstance(one, str)}
+      told.append(refused | _ranked(query, gallery, {WHOLE: Question(), **questions}))
+    for name in (WHOLE, *rules):
+      row = _pooled(one[name] for one in told)
+      if isinstance(row, str):
+        missing[name] = row
+      elif name == WHOLE:
+        found["retrieval"][way] = [*_galleries(pairs, settings), metrics(row)]
+      else:
+        part = found["controls" if name in controls else "by_motion"]
+        part.setdefault(name, {})[way] = [metrics(row)]
+  return found
 
 
-def _headline(pairs, settings: Settings) -> list[dict[str, Any]]:
+def _galleries(pairs, settings: Settings) -> list[dict[str, Any]]:
+  """Metrics in random galleries of each size below that of the whole set."""
   smallest = min(len(query) for query, _ in pairs)
-  rows = [
+  return [
     metrics(Ranked.pool([random_galleries(q, g, size, settings) for q, g in pairs]))
     for size in settings.galleries
     if 2 <= size < smallest
   ]
-  return [*rows, metrics(Ranked.pool([_whole(q, g) for q, g in pairs]))]
-
-
-def _nested(
-  rules: Mapping[str, Rule], ways: Ways, settings: Settings, missing: dict[str, str], bar: tqdm
-) -> dict[str, Any]:
-  """rule -> direction -> one-row list of metrics; rules without data are told in `missing`."""
-  found: dict[str, Any] = {}
-  for name, rule in rules.items():
-    for way, pairs in ways.items():
-      row = _pooled(rule(q, g, settings) for q, g in pairs)
-      if isinstance(row, str):
-        missing[name] = row
-      else:
-        found.setdefault(name, {})[way] = [metrics(row)]
-      bar.update()
-  return found
 
 
 def _pooled(parts: Iterable[Ranked | str]) -> Ranked | str:
@@ -575,13 +571,13 @@ def _pooled(parts: Iterable[Ranked | str]) -> Ranked | str:
 def _at_level(level: str) -> Rule:
   """Queries and candidates of one motion level."""
 
-  def rule(query, gallery, settings):
+  def rule(query, settings):
     if "motion_g" not in query.columns:
       return _without("motion_g")
-    rows = np.flatnonzero(motion_level(query["motion_g"], settings) == level)
-    if len(rows) < 2:
+    kept = motion_level(query["motion_g"], settings) == level
+    if np.sum(kept) < 2:
       return f"fewer than two {level} windows"
-    return _whole(query.where(rows), gallery.where(rows))
+    return _among(kept)
 
   return rule
 

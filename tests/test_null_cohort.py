@@ -13,7 +13,7 @@ import pytest
 from distill import baselines, beats, rhythm, signals, statistics
 from distill.data.cohort import Cohort, simulate
 from distill.data.windows import motion_g
-from distill.ranking import Condition, ranks
+from distill.ranking import Condition, Question, ranks
 from distill.retrieval import Settings
 
 PEOPLE, MINUTES, RATE_HZ = 24, 10, 50.0
@@ -52,7 +52,7 @@ def _above_chance(amplitude: float) -> statistics.Interval:
   """Top-1 within the same person minus chance, over people with three still minutes or more."""
   still = _still(amplitude)
   same = Condition(still["person"][:, None], (0.0,))
-  rank, candidates = ranks(rhythm.delayed(still["acc"], 60.0), still["ppg"], only=same)
+  rank, candidates = ranks(rhythm.delayed(still["acc"], 60.0), still["ppg"], Question(only=same))
   gain = np.where(candidates >= 3, (rank == 1) - 1 / candidates, np.nan)
   interval = statistics.over_participants(gain, still["person"])
   assert interval.n >= 15

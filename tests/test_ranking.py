@@ -5,7 +5,7 @@ import pytest
 
 from distill import ranking
 from distill.errors import DistillError
-from distill.ranking import Condition, Ranked
+from distill.ranking import Condition, Question, Ranked
 
 
 def _slow(queries, gallery, allowed=None, positive=None):
@@ -40,22 +40,22 @@ def test_conditions_choose_the_candidates(pair):
   near = np.abs(level[:, None] - level[None, :]) <= 2
   same = group[:, None] == group[None, :]
   only = Condition(np.stack([group, level], axis=1), (0.0, 2.0))
-  got = ranking.ranks(*pair, only=only, block=(16, 16))
+  got = ranking.ranks(*pair, Question(only=only), block=(16, 16))
   np.testing.assert_array_equal(got, _slow(*pair, allowed=same & near))
-  got = ranking.ranks(*pair, without=only, block=(16, 16))
+  got = ranking.ranks(*pair, Question(without=only), block=(16, 16))
   np.testing.assert_array_equal(got, _slow(*pair, allowed=~(same & near)))
 
 
 def test_a_value_that_is_not_known_matches_nothing(pair):
   level = np.full((61, 1), np.nan)
-  rank, candidates = ranking.ranks(*pair, only=Condition(level, (2.0,)))
+  rank, candidates = ranking.ranks(*pair, Question(only=Condition(level, (2.0,))))
   assert (rank == 1).all()
   assert (candidates == 1).all()
 
 
 def test_named_partners_may_stand_in_any_row(pair):
   partner = np.random.default_rng(2).permutation(61)[:20]
-  got = ranking.ranks(pair[0][:20], pair[1], positive=partner)
+  got = ranking.ranks(pair[0][:20], pair[1], Question(positive=partner))
   np.testing.assert_array_equal(got, _slow_named(*pair, partner))
 
 
@@ -64,9 +64,11 @@ def test_several_partners_at_once_are_each_partner_by_itself(pair, condition):
   n = len(pair[0])
   partner = np.stack([np.roll(np.arange(n), k) for k in (1, 7, 30)])
   itself = ranking.Condition(np.arange(n)[:, None], (0.0,)) if condition else None
-  rank, candidates = ranking.ranks(*pair, positive=partner, without=itself, block=(16, 32))
+  rank, candidates = ranking.ranks(
+    *pair, Question(positive=partner, without=itself), block=(16, 32)
+  )
   for k, one in enumerate(partner):
-    alone = ranking.ranks(*pair, positive=one, without=itself)
+    alone = ranking.ranks(*pair, Question(positive=one, without=itself))
     np.testing.assert_array_equal(rank[k], alone[0])
     np.testing.assert_array_equal(candidates[k], alone[1])
 
@@ -94,7 +96,9 @@ def test_partners_outside_the_gallery_are_one_more_candidate(pair):
   place, places = rng.integers(0, 3, (20, 1)), rng.integers(0, 3, (61, 1))
   apart = Condition(place, (0.0,), gallery=places)
   for condition, allowed in ((None, np.ones((20, 61), bool)), (apart, place != places.T)):
-    got = ranking.ranks(queries, pair[1], partners=partners, without=condition, block=(16, 16))
+    got = ranking.ranks(
+      queries, pair[1], Question(partners=partners, without=condition), block=(16, 16)
+    )
     unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, pair[1], partners)]
     near = np.sum(unit[0] * unit[2], axis=1, keepdims=True) - ranking.TIE
     ahead = (unit[0] @ unit[1].T >= near) & allowed
