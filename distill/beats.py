@@ -239,15 +239,17 @@ def refine_peaks(signal: np.ndarray, peaks: np.ndarray) -> np.ndarray:
   """Peak positions between samples, by the parabola through three neighbours.
 
   Args:
-    signal: [time].
-    peaks: [peaks] int positions of local maxima.
+    signal: [..., time].
+    peaks: [..., peaks] int positions of local maxima.
 
   Returns:
-    [peaks] float64 positions in samples, each within half a sample of the given one.
+    [..., peaks] float64 positions in samples, each within half a sample of the given one.
   """
   peaks = np.asarray(peaks, int)
-  middle = peaks.clip(1, len(signal) - 2)
-  left, top, right = (signal[middle + step].astype(np.float64) for step in (-1, 0, 1))
+  middle = peaks.clip(1, signal.shape[-1] - 2)
+  left, top, right = (
+    np.take_along_axis(signal, middle + step, axis=-1).astype(np.float64) for step in (-1, 0, 1)
+  )
   curvature = left - 2 * top + right
   shift = np.where(curvature < 0, 0.5 * (left - right) / np.where(curvature < 0, curvature, 1), 0.0)
   return np.where(peaks == middle, peaks + shift.clip(-0.5, 0.5), peaks)
@@ -354,8 +356,8 @@ def aligned(pulse: Beats, clean: np.ndarray, rate_hz: float) -> Beats:
   lags = np.arange(-round(ALIGN_S * rate_hz), round(ALIGN_S * rate_hz) + 1)
   moved = [pulses(clean, rate_hz, pulse.times_s + lag / rate_hz) for lag in lags]
   fit = np.stack([(shape * template).sum(1) for shape in moved], axis=1)
-  best = [refine_peaks(row, np.array([row.argmax()]))[0] for row in fit]
-  times_s = pulse.times_s + (np.array(best) + lags[0]) / rate_hz
+  best = refine_peaks(fit, fit.argmax(1, keepdims=True))[:, 0]
+  times_s = pulse.times_s + (best + lags[0]) / rate_hz
   return _beats(times_s, pulse.normal & regular(times_s), pulse.origin)
 
 

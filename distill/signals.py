@@ -72,8 +72,8 @@ def fill_gaps(samples: np.ndarray, observed: np.ndarray) -> np.ndarray:
   time = np.arange(samples.shape[-2])
   count = _count(observed)
   for lane in zip(*np.nonzero((count > 0) & (count < len(time))), strict=True):
-    known = time[seen[lane]]
-    lanes[lane] = np.interp(time, known, lanes[lane][known])
+    known, missing = time[seen[lane]], time[~seen[lane]]
+    lanes[lane][missing] = np.interp(missing, known, lanes[lane][known])
   return filled
 
 
@@ -281,9 +281,10 @@ def preprocess(window: np.ndarray, mask: np.ndarray, spec: SignalSpec) -> np.nda
       f"{spec.modality} window has shape {window.shape} and mask {mask.shape}; expected"
       f" [..., {spec.shape[0]}, {spec.shape[1]}] for {spec.window_s:g} s at {spec.rate_hz:g} Hz"
     )
-  observed = mask.astype(bool) & np.isfinite(window)
-  values = fill_gaps(window.astype(np.float64), observed)
-  if spec.band_hz is not None:
+  observed = mask.astype(bool, copy=False) & np.isfinite(window)
+  values = window.astype(np.float64)
+  if spec.band_hz is not None:  # nothing else looks at missing samples
+    values = fill_gaps(values, observed)
     values = band_pass(values, spec.rate_hz, spec.band_hz, spec.band_filter)
   values = _normalise(values, observed, spec)
   return np.where(observed, values, 0.0).astype(np.float32)

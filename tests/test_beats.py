@@ -155,6 +155,26 @@ def test_refined_peak_lies_between_samples(phase):
   assert beats.refine_peaks(signal, [0, 99]).tolist() == [0, 99]
 
 
+def test_peaks_of_many_signals_are_refined_as_one_at_a_time():
+  rng = np.random.default_rng(0)
+  signals = rng.normal(size=(200, 7)).round(1)  # with ties, and maxima at either end
+  peaks = signals.argmax(1)
+
+  def vertex(signal, peak):
+    if peak in (0, len(signal) - 1):
+      return float(peak)
+    left, top, right = signal[peak - 1 : peak + 2]
+    bend = left - 2 * top + right
+    return peak + 0.5 * (left - right) / bend if bend < 0 else float(peak)
+
+  refined = beats.refine_peaks(signals, peaks[:, None])[:, 0]
+  by_hand = [vertex(*pair) for pair in zip(signals, peaks, strict=True)]
+  np.testing.assert_allclose(refined, by_hand, rtol=0, atol=1e-9)
+  assert refined.tolist() == [
+    beats.refine_peaks(signal, [peak])[0] for signal, peak in zip(signals, peaks, strict=True)
+  ]
+
+
 @pytest.mark.parametrize("rmssd", [10.0, 20.0])
 @pytest.mark.parametrize("polarity", [1, -1])
 def test_rmssd_survives_64_hz(rmssd, polarity):

@@ -94,7 +94,7 @@ def _file(folder, modality="ppg") -> pathlib.Path:
 
 
 def _row_bytes(spec):
-  return 4 * spec.samples * len(spec.channels) + 4
+  return 4 * spec.samples * len(spec.channels) + ready.HASH_BYTES
 
 
 def test_what_is_kept_is_what_preparing_gives_for_every_split_and_training(folder, read):
@@ -138,7 +138,11 @@ def test_one_signal_that_is_kept_does_for_it_alone(folder, read):
   assert not read
 
 
-def _no_sum(data, start, size):
+def _no_hash(data, start, size):
+  data[start + size - ready.HASH_BYTES : start + size] = bytes(ready.HASH_BYTES)
+
+
+def _half_a_hash(data, start, size):
   data[start + size - 4 : start + size] = bytes(4)
 
 
@@ -148,6 +152,11 @@ def _no_second_half(data, start, size):
 
 def _lost_page(data, start, size):
   data[start + 4096 : start + 8192] = bytes(4096)
+
+
+def _swapped_pages(data, start, size):
+  first, second = slice(start, start + 4096), slice(start + 4096, start + 8192)
+  data[first], data[second] = data[second], data[first]
 
 
 def _a_flipped_bit(data, start, size):
@@ -170,8 +179,8 @@ def _garbage(data, start, size):
   data[:] = bytes(range(256)) * (len(data) // 256)
 
 
-DAMAGES = [_no_sum, _no_second_half, _lost_page, _a_flipped_bit, _another_row]
-DAMAGES += [_cut_off, _emptied, _garbage]
+DAMAGES = [_no_hash, _half_a_hash, _no_second_half, _lost_page, _a_flipped_bit, _swapped_pages]
+DAMAGES += [_another_row, _cut_off, _emptied, _garbage]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -235,7 +244,7 @@ def test_a_batch_goes_to_the_device_as_it_lies_in_memory(folder):
     assert jax.device_put(batch[name]).unsafe_buffer_pointer() == batch[name].ctypes.data, name
 
 
-def test_another_spec_set_or_code_is_another_file(folder, monkeypatch):
+def test_another_spec_set_code_or_format_is_another_file(folder, monkeypatch):
   def name(spec=SPECS[0]):
     return pipeline.ready_windows(open_set(folder), spec)._arguments[1]
 
@@ -249,6 +258,9 @@ def test_another_spec_set_or_code_is_another_file(folder, monkeypatch):
   names.append(name())
   monkeypatch.undo()
   pipeline._fingerprint.cache_clear()
+  monkeypatch.setattr(ready, "FORMAT", ready.FORMAT + 1)
+  names.append(name())
+  monkeypatch.undo()
   index = open_set(folder).index
   index["hr_bpm"][0] += 1
   np.savez(folder / "index.npz", **index)
@@ -269,7 +281,7 @@ def test_a_set_with_ready_windows_is_the_set_and_they_can_be_deleted(folder, mon
 def test_a_file_that_is_cut_off_under_a_running_training_is_filled_again(folder, size):
   source, rows = _source(folder), np.array([0, 1, 2])
   source.batch(rows)
-  _same(source.batch(rows), _expected(folder, rows))  # by now their sums have been seen to fit
+  _same(source.batch(rows), _expected(folder, rows))  # by now their hashes have been seen to fit
   os.truncate(_file(folder), size)
   _batch(folder, [5])  # a hole before it, where the others were
   _same(source.batch(rows), _expected(folder, rows))

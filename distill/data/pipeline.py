@@ -214,7 +214,7 @@ def _fingerprint(spec: SignalSpec) -> str:
 
 def ready_windows(prepared: PreparedSet, spec: SignalSpec) -> ReadyWindows:
   """The file of the windows of a set, ready for a spec; its name is of all that decides them."""
-  key = json.dumps([prepared.digest, spec.to_json(), _fingerprint(spec)])
+  key = json.dumps([ready.FORMAT, prepared.digest, spec.to_json(), _fingerprint(spec)])
   name = f"{spec.modality}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
   return ReadyWindows(prepared.folder / ready.FOLDER, name, len(prepared), spec.shape)
 

@@ -5,11 +5,11 @@ set, so that every split, fold and training shares it. Nothing depends on it: a 
 there is made again, the file may be deleted at any time, also under a running training, and where
 nothing can be written, nothing is kept.
 
-A row is [time, channels] float32, NaN where missing, and behind it the CRC-32 of its values, begun
-with its number. That is what says that a row is there: in a hole of the sparse file, or after a
-process was killed or the disk was full half-way through a row, it does not fit. Nothing is synced:
-pages that were lost with the power show in the same way. Processes that write one row at once write
-the same.
+A row is [time, channels] float32, NaN where missing, and behind it the 64-bit XXH3 hash of its
+values, seeded with its number. That is what says that a row is there: in a hole of the sparse file,
+or after a process was killed or the disk was full half-way through a row, it does not fit. Nothing
+is synced: pages that were lost with the power show in the same way. Processes that write one row at
+once write the same.
 """
 
 import errno
@@ -18,12 +18,14 @@ import os
 import pathlib
 import sys
 import weakref
-import zlib
 
 import numpy as np
 import tqdm
+import xxhash
 
 FOLDER = "ready"  # in the folder of a prepared set
+FORMAT = 2  # of a row; a part of what names the files
+HASH_BYTES = 8
 # Of the disk that is never taken: a checkpoint that finds it full would end the run.
 LEFT_FREE_BYTES = 2**30
 
@@ -43,10 +45,10 @@ class ReadyWindows:
 
   def __init__(self, folder: pathlib.Path, name: str, rows: int, shape: tuple[int, int]):
     self._arguments = folder, name, rows, shape
-    self._row_bytes = 4 * shape[0] * shape[1] + 4
-    # Sums of the rows that this process wrote, or has seen to fit; -1 for none. Adding up takes as
-    # long as reading, so it is done once. In a file that was cut off since, the sums are others.
-    self._fitted = np.full(rows, -1)
+    self._row_bytes = 4 * shape[0] * shape[1] + HASH_BYTES
+    # Hashes of the rows that this process wrote, or has seen to fit; 0 for none. Hashing takes time
+    # beside reading, so it is done once. In a file that was cut off since, the hashes are others.
+    self._fitted = np.zeros(rows, np.uint64)
     self._refusal: OSError | None = None
     self._file = self._open(folder, name)
 
@@ -69,17 +71,17 @@ class ReadyWindows:
 
   def has(self, rows: np.ndarray) -> np.ndarray:
     """[n] bool: which of the rows have been written; `read` says whether they are whole."""
-    found = self._fitted[rows] >= 0
+    found = self._fitted[rows] != 0
     for i in np.flatnonzero(~found):
       found[i] = self._written(int(rows[i]))
     return found
 
   def _written(self, row: int) -> bool:
-    """Whether there is a sum, which is the last of a row that is written."""
+    """Whether there is a hash, which is the last of a row that is written."""
     if self._file is None:
       return False
     try:
-      return any(os.pread(self._file, 4, (row + 1) * self._row_bytes - 4))
+      return any(os.pread(self._file, HASH_BYTES, (row + 1) * self._row_bytes - HASH_BYTES))
     except OSError:
       return False
 
@@ -94,20 +96,24 @@ class ReadyWindows:
     Returns:
       [n] bool, which were there.
     """
-    there, sums = np.zeros(len(rows), bool), np.zeros((len(rows), 1), "<u4")
     if self._file is None:
-      return there
-    row_bytes = self._row_bytes
+      return np.zeros(len(rows), bool)
+    stored, fitted = np.zeros((len(rows), 1), "<u8"), self._fitted[rows]
+    holes = False
     try:
       for i, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True)):
-        if self._fitted[row] < 0 and not self._written(row):
-          continue  # a hole: to read it whole would fill the page cache with zeros
-        if os.preadv(self._file, [out[place], sums[i]], row * row_bytes) == row_bytes:
-          total = sums[i, 0]
-          there[i] = total == self._fitted[row] or total == zlib.crc32(out[place], row)
+        # Reading a hole costs more than looking first, which is lost time where there is none.
+        if holes and not self._written(row):
+          continue
+        os.preadv(self._file, [out[place], stored[i]], row * self._row_bytes)
+        if not stored[i]:
+          holes = True
+        elif not fitted[i]:
+          fitted[i] = xxhash.xxh3_64_intdigest(out[place], row)
     except OSError:
       pass  # a bad disk, or a file that another machine deleted: what was not read is made again
-    self._fitted[rows[there]] = sums[there, 0]
+    there = (stored[:, 0] == fitted) & (fitted != 0)
+    self._fitted[rows[there]] = fitted[there]
     return there
 
   def write(self, rows: np.ndarray, windows: np.ndarray) -> None:
@@ -129,11 +135,11 @@ class ReadyWindows:
     if disk.f_bavail * disk.f_frsize < LEFT_FREE_BYTES + windows.nbytes:
       raise OSError(errno.ENOSPC, f"less than {LEFT_FREE_BYTES / 2**30:g} GiB would be left free")
     for row, window in zip(rows.tolist(), windows, strict=True):
-      total = zlib.crc32(window, row)
-      parts = [window, total.to_bytes(4, "little")]
+      found = xxhash.xxh3_64_intdigest(window, row)
+      parts = [window, found.to_bytes(HASH_BYTES, "little")]
       if os.pwritev(self._file, parts, row * self._row_bytes) != self._row_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-      self._fitted[row] = total
+      self._fitted[row] = found
 
 
 @functools.cache
