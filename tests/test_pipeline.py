@@ -175,7 +175,7 @@ for people in (2, 6):
   with tempfile.TemporaryDirectory() as folder:
     config = toy_set.config(pathlib.Path(folder), sets=("simulated",), hop_s=2.0)
     cohort = {"participants": people, "minutes": 8.0}
-    cohort |= {"device": "fine", "amplitude": 1.0, "gaps": True, "seed": 0}
+    cohort |= {"device": "fine", "amplitude": 1.0, "gaps": True, "seed": 0, "first": 0}
     config.simulated = ml_collections.ConfigDict(cohort)
     prepare(config, progress=False)
   print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
