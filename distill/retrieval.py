@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from distill import rhythm, statistics
 from distill.embeddings import VALID, EmbeddingTable, embedded
@@ -553,10 +554,11 @@ def _judged(
 def _galleries(pairs, settings: Settings) -> list[dict[str, Any]]:
   """Metrics in random galleries of each size below that of the whole set."""
   smallest = min(len(query) for query, _ in pairs)
+  sizes = [size for size in settings.galleries if 2 <= size < smallest]
+  # Seconds for thousands of windows, minutes for tens of thousands: only those show a bar.
   return [
     metrics(Ranked.pool([random_galleries(q, g, size, settings) for q, g in pairs]))
-    for size in settings.galleries
-    if 2 <= size < smallest
+    for size in tqdm(sizes, desc="random galleries", unit="size", leave=False, delay=5)
   ]
 
 
