@@ -12,9 +12,9 @@ two, distillation and rivals alike, has the same trials of its learning rate (TR
 validation people; students, steps and batches are the same.
 
 "ablations": the demo without one part of it, or with one augmentation. "scaling": training people,
-minutes and students of several sizes. "small" is a part of the simulated grid with a reduced cohort and one seed, and
-"ablations_small" are the ablations of that size; "smoke" shows in minutes that it runs. Sizes and
-steps are ours.
+minutes and students of several sizes. "small" is a part of the simulated grid with a reduced cohort
+and one seed, and "ablations_small" are the ablations of that size; "smoke" shows in minutes that it
+runs. Sizes and steps are ours.
 """
 
 import pathlib
