@@ -208,8 +208,19 @@ def find(name_or_folder: str | pathlib.Path, *, side: str) -> pathlib.Path:
   Args:
     name_or_folder: a name, a model folder, or the folder of a training; folders go first.
     side: "teachers" or "students".
+
+  Raises:
+    DistillError: neither a name nor a model folder.
   """
-  return model_folder(shipped(registry.resolve(f"{side}:WEIGHTS", key=side), name_or_folder))
+  root = registry.resolve(f"{side}:WEIGHTS", key=side)
+  found = shipped(root, name_or_folder)
+  if not found.exists():
+    names = sorted(one.parent.name for one in root.glob(f"*/{SPEC}"))
+    raise DistillError(
+      f"{name_or_folder} is no model folder: {WEIGHTS} is missing; the {side} package ships"
+      f" {', '.join(names)}"
+    )
+  return model_folder(found)
 
 
 def load_encoder(folder: str | pathlib.Path) -> Encoder:
