@@ -406,8 +406,8 @@ def _check_probe(
       continue
     probe = probes.fit(sides["train"], sides["validation"], "hr_bpm", config.evaluate.alphas)
     true, who = (sides["validation"][column] for column in ("hr_bpm", "participant"))
-    told_by = probe.predict(sides["validation"].embedding), sides["train"]["hr_bpm"].mean()
-    error, mean = (statistics.over_participants(np.abs(x - true), who).value for x in told_by)
+    guesses = probe.predict(sides["validation"].embedding), sides["train"]["hr_bpm"].mean()
+    error, mean = (statistics.over_participants(np.abs(x - true), who).value for x in guesses)
     told = f"{name}: heart-rate probe of the {teacher} {error:.2f} bpm, mean {mean:.2f} bpm"
     tqdm.write(f"{told} (validation people)", file=sys.stderr)
     if error >= mean:

@@ -73,6 +73,28 @@ def test_several_partners_at_once_are_each_partner_by_itself(pair, condition):
     np.testing.assert_array_equal(candidates[k], alone[1])
 
 
+def test_questions_asked_together_are_each_question_by_itself(pair):
+  n = len(pair[0])
+  level, some = (np.arange(n) % 4)[:, None], np.arange(1, n, 3)
+  among = np.where(np.isin(np.arange(n), some), 0.0, np.nan)[:, None]
+  questions = [
+    Question(),
+    Question(some),
+    Question(only=Condition(level, (1.0,))),
+    Question(some, only=Condition(among, (0.0,))),
+    Question(some, positive=some[::-1], without=Condition(np.arange(n)[:, None], (2.0,))),
+    Question(some, partners=pair[0][some], without=Condition(level, (0.0,))),
+  ]
+  together = ranking.answers(*pair, questions, block=(16, 32))
+  for question, (rank, candidates) in zip(questions, together, strict=True):
+    alone = ranking.ranks(*pair, question)
+    np.testing.assert_array_equal(rank, alone[0])
+    np.testing.assert_array_equal(candidates, alone[1])
+  whole, part, _, apart = (rank for rank, _ in together[:4])
+  np.testing.assert_array_equal(part, whole[some])
+  np.testing.assert_array_equal(apart, ranking.ranks(pair[0][some], pair[1][some])[0])
+
+
 def _slow_named(queries, gallery, partner):
   rank = [
     _slow(np.repeat(queries[i : i + 1], len(gallery), axis=0), gallery)[0][j]
