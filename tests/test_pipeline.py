@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 
+import grain
 import jax
 import numpy as np
 import pytest

@@ -336,7 +336,7 @@ def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
   return memory[start : start + size].view(dtype).reshape(shape)
 
 
-# Of the pass that is read and of the next, whose first windows may fill up a batch: 16 bytes a window.
+# Of the pass that is read and of the next, of which a batch may take some: 16 bytes a window.
 @functools.lru_cache(maxsize=2)
 def _order(count: int, seed: int, number: int) -> np.ndarray:
   """[count] the examples of pass `number` in its order."""
