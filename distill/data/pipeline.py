@@ -348,8 +348,8 @@ class _Shuffled:
   """Numbers of the examples of batch k of an endless order; part `share` of each batch.
 
   A pass is shuffled at once: Grain's shuffle of one number at a time takes 5 to 13 microseconds for
-  each, a third of what reading a window does. NumPy keeps a generator's stream within a version, not
-  for ever: the processes of one training share one, as they share one JAX.
+  each, a third of what reading a window does. NumPy keeps a generator's stream within a version,
+  not for ever: the processes of one training share one, as they share one JAX.
   """
 
   count: int
