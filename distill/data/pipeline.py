@@ -347,9 +347,9 @@ def _order(count: int, seed: int, number: int) -> np.ndarray:
 class _Shuffled:
   """Numbers of the examples of batch k of an endless order; part `share` of each batch.
 
-  A pass is shuffled at once: Grain's shuffle of one number at a time takes 5 to 13 microseconds for
-  each, a third of what reading a window does. NumPy keeps a generator's stream within a version,
-  not for ever: the processes of one training share one, as they share one JAX.
+  A pass is shuffled at once: Grain's shuffle makes its keys anew for every number and holds the
+  interpreter's lock meanwhile, which slows the threads that read. NumPy keeps a generator's stream
+  within a version, not for ever: the processes of one training share one, as they share one JAX.
   """
 
   count: int
