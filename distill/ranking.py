@@ -5,8 +5,10 @@ the model, so a collapsed encoder scores last and not first. Nothing here knows 
 of; `distill.retrieval` chooses the queries, the galleries and the controls.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,9 +23,11 @@ TOP = (1, 3, 5, 10)
 # Cosines of float32 unit vectors carry rounding of about 1e-7, and that depends on how the product
 # is blocked. Candidates closer than this to the partner cannot be told from it: they are ties.
 TIE = 1e-6
-# (queries, gallery) rows of one product. On a processor 2 MB stay in a core's own cache between the
-# product and the count; an accelerator wants few and large calls: 512 MB.
-CPU_BLOCK, ACCELERATOR_BLOCK = (512, 1024), (8192, 16384)
+# (queries, gallery) rows of one call. An accelerator wants few and large ones: 512 MB of cosines. A
+# processor makes the product of CPU_TILE gallery rows at a time: 512 kB stay in a core's own cache
+# from the product to the count.
+CPU_BLOCK, ACCELERATOR_BLOCK = (512, 4096), (8192, 16384)
+CPU_TILE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +121,7 @@ def answers(
       largest over the views of the query.
     gallery: [m, dim] vectors of any scale.
     questions: what is asked.
-    block: (queries, gallery) rows of one product; None for `default_block`.
+    block: (queries, gallery) rows of one call; None for `default_block`.
 
   Returns:
     (rank, candidates) of each question, int64 of [k], or [draws, k] as its `positive` is; both
@@ -139,6 +143,7 @@ def answers(
   asked = [_Asked.of(question, n, m, views.shape[2]) for question in questions]
   block = block or default_block()
   size = min(block[0], _power_of_two(n)), min(block[1], _power_of_two(m))
+  tile = _tile(size[1])
   blocks = []
   for start in range(0, m, size[1]):
     part = slice(start, start + size[1])
@@ -148,18 +153,23 @@ def answers(
     conditions = [one.of_gallery(part, size[1]) for one in asked]
     blocks.append((vectors, index, conditions))
   counts = [np.empty((2, *one.partner.shape), np.int64) for one in asked]
-  for start in range(0, n, size[0]):
+
+  def count_queries(start: int) -> None:
     part = slice(start, start + size[0])
-    seen = jnp.stack([jnp.asarray(_padded(view[part], size[0], 0)) for view in views])
+    seen = jnp.asarray(np.stack([_padded(view[part], size[0], 0).T for view in views]))
     told = [one.of_queries(views, gallery, part, size[0]) for one in asked]
     found = [jnp.zeros((2, len(one.partner), size[0]), jnp.int32) for one in asked]
     # Blocks with a partner, who does not count; under a condition every block is looked at alike.
     own = [one.partner[:, part] for one in asked if one.plain]
     holds = set(np.unique(np.concatenate(own) // size[1])) if own else set()
     for k, candidate in enumerate(blocks):
-      found = _counted(found, seen, told, candidate, k in holds)
+      found = _counted(found, seen, told, candidate, k in holds, tile)
     for count, here in zip(counts, found, strict=True):
       count[:, :, part] = np.asarray(here)[:, :, : min(size[0], n - start)]
+
+  with concurrent.futures.ThreadPoolExecutor(_lanes()) as pool:
+    for _ in pool.map(count_queries, range(0, n, size[0])):
+      pass
   return [one.answer(count, m) for one, count in zip(asked, counts, strict=True)]
 
 
@@ -225,29 +235,51 @@ class _Asked:
 
 
 def default_block() -> tuple[int, int]:
-  """Rows of one product that suit the device at hand."""
+  """Rows of one call that suit the device at hand."""
   return CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _counted(counts, views, questions, candidates, partners: bool) -> list[jax.Array]:
+def _tile(rows: int) -> int:
+  """Gallery rows of one product, of those of one call."""
+  return CPU_TILE if jax.default_backend() == "cpu" and rows % CPU_TILE == 0 else rows
+
+
+def _lanes() -> int:
+  """Blocks of queries that are counted side by side.
+
+  One for each core: the count after a product runs on one core, and the others wait for it
+  unless they have a block of their own. An accelerator fills itself.
+  """
+  return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _counted(counts, views, questions, candidates, partners: bool, tile: int) -> list[jax.Array]:
   """`counts` of each question with those of one block added.
 
   A question's counts are [draws, queries] each: as near as the partner; candidates. Gallery rows
   come first in what is counted, so that a processor adds whole rows of queries at a time. Without
   conditions every row is a candidate, and the second count is left to the caller: it would take as
-  long as the first. `partners`: whether the block holds a partner of a question without conditions.
+  long as the first. `views` are [views, dim, queries]. `partners`: whether the block holds a
+  partner of a question without conditions.
   """
-  others, index, conditions = candidates
-  cosine = _cosine(others, views[0])
-  if len(views) > 1:
-    cosine = jax.lax.fori_loop(
-      1, len(views), lambda k, best: jnp.maximum(best, _cosine(others, views[k])), cosine
-    )
-  return [
-    _of_question(count, cosine, index, question, condition, partners)
-    for count, question, condition in zip(counts, questions, conditions, strict=True)
-  ]
+
+  def add(counts, candidates):
+    others, index, conditions = candidates
+    cosine = _cosine(others, views[0])
+    if len(views) > 1:
+      cosine = jax.lax.fori_loop(
+        1, len(views), lambda k, best: jnp.maximum(best, _cosine(others, views[k])), cosine
+      )
+    return [
+      _of_question(count, cosine, index, question, condition, partners)
+      for count, question, condition in zip(counts, questions, conditions, strict=True)
+    ], None
+
+  tiles = jax.tree.map(
+    lambda rows: rows.reshape(len(rows) // tile, tile, *rows.shape[1:]), candidates
+  )
+  return jax.lax.scan(add, counts, tiles)[0]
 
 
 def _of_question(counts, cosine, index, question, condition, partners: bool) -> jax.Array:
@@ -277,7 +309,7 @@ def _summed(seen: Iterable[jax.Array]) -> jax.Array:
 
 
 def _cosine(others: jax.Array, queries: jax.Array) -> jax.Array:
-  return jnp.matmul(others, queries.T, precision=jax.lax.Precision.HIGHEST)
+  return jnp.matmul(others, queries, precision=jax.lax.Precision.HIGHEST)
 
 
 def _agree(others: jax.Array, values: jax.Array, tolerance: jax.Array) -> jax.Array:

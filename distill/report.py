@@ -23,7 +23,7 @@ from distill.errors import DistillError
 from distill.plots import CONTROL_LABELS, WAY_LABELS, model_label, ordered, target_label
 from distill.retrieval import ACC_TO_PPG
 
-SCHEMA_VERSION = "1.7"
+SCHEMA_VERSION = "1.8"
 RETENTION = "retention.json"
 SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
 
@@ -627,7 +627,7 @@ def _retained_table(one: Mapping[str, Any]) -> Table:
   header = (
     "fine-tuning", f"{target_label(task)[0]} error", "95 %", "gain %", "of plain's %",
     *(f"{target_label(m)[0]} error, change %" for m in others), "kept",
-    *(f"CKA {layer}" for layer in layers),
+    "validation: error", "kept there", *(f"CKA {layer}" for layer in layers),
   )  # fmt: skip
   rows = []
   for name, row in variants.items():
@@ -643,18 +643,27 @@ def _retained_table(one: Mapping[str, Any]) -> Table:
         numerals.percent(row["gain_share"]),
         *(_change(measures[m]["change"]) for m in others),
         f"{sum(measures[m]['kept'] for m in others)} of {len(others)}",
+        numerals.number(row["validation"], 2),
+        _kept_there(row, others),
         *(numerals.number(row["cka"][layer], 3) for layer in layers),
       )
     )
   note = (
-    "* alpha picked on validation people. Errors are means over participants; a change is paired by"
-    " participant, in per cent of the start's error, with its 95 % interval; negative is better."
+    "* alpha picked on validation people, by the task's error and what is kept there. Errors are"
+    " means over participants; a change is paired by participant, in per cent of the start's error,"
+    " with its 95 % interval; negative is better."
     " Kept: measures whose interval excludes the loss allowed. Retrieval's error is 1 - 1/rank over"
     " all test windows, that of classes the share of wrong windows. CKA: likeness of a layer to"
     " that of the start."
   )
   title = f"Fine-tuned on {target_label(task)[0]}: task and what else is kept"
   return Table(title, header, rows, note, brief=tuple(range(len(header))))
+
+
+def _kept_there(row: Mapping[str, Any], others: Sequence[str]) -> str:
+  """Blank for comparisons of before 1.8, which did not look."""
+  kept = row.get("validation_kept")
+  return "" if kept is None else f"{len(set(kept) & set(others))} of {len(others)}"
 
 
 def _change(row: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ front end and then weights interpolated back towards the start for every alpha, 
 fine-tuning, early stopping, linear probe then fine-tuning, L2 to the start and low-rank adapters.
 Each result is judged in the same way on people it never saw: probes of the task and of everything
 else on its embedding, retrieval with the start's own heads, and how alike each layer is to the
-start's. Alpha is picked on validation people.
+start's. Alpha is picked on validation people, by what it gains and by what it keeps.
 """
 
 import dataclasses
@@ -167,22 +167,53 @@ def variants(start: Weights, tuned: Mapping[str, Weights], alphas: Sequence[floa
 
 
 @dataclasses.dataclass(frozen=True)
+class Errors:
+  """Errors on the windows of some people by measure, lower is better.
+
+  Attributes:
+    values: measure -> [n] errors; NaN where the measure is not defined.
+    participant: measure -> [n] names.
+  """
+
+  values: dict[str, np.ndarray]
+  participant: dict[str, np.ndarray]
+
+  @classmethod
+  def pool(cls, parts: Sequence["Errors"]) -> "Errors":
+    """The rows of all parts, of the measures that all of them have."""
+    shared = [m for m in parts[0].values if all(m in one.values for one in parts)]
+    return cls(
+      {m: np.concatenate([one.values[m] for one in parts]) for m in shared},
+      {m: np.concatenate([one.participant[m] for one in parts]) for m in shared},
+    )
+
+  def of(self, measure: str) -> statistics.Interval:
+    return statistics.over_participants(self.values[measure], self.participant[measure])
+
+  def change(self, start: "Errors", measure: str) -> dict[str, float]:
+    """Interval of the error less the start's, paired by participant, in shares of the start's."""
+    own, base = self.values[measure], start.values[measure]
+    change = statistics.paired_difference(own, base, self.participant[measure])
+    whole = start.of(measure).value
+    unit = whole if whole > 0 else np.nan
+    return {key: value / unit for key, value in change.to_json().items()}
+
+
+@dataclasses.dataclass(frozen=True)
 class Scored:
-  """Errors of one variant on the windows of one set, lower is better.
+  """One variant on one set.
 
   Attributes:
     alpha: of an interpolated variant, 0 for the start, NaN for the others.
-    errors: measure -> [n] errors on test windows; NaN where the measure is not defined.
-    validation: error of the task on validation people.
+    validation: errors on the people on whom alpha is picked.
+    test: errors on people of whom nothing was chosen.
     cka: layer -> likeness to the start's, on test windows.
-    participant: measure -> [n] names of the rows of `errors`.
   """
 
   alpha: float
-  errors: dict[str, np.ndarray]
-  validation: float
+  validation: Errors
+  test: Errors
   cka: dict[str, float]
-  participant: dict[str, np.ndarray]
 
 
 def _score(
@@ -202,24 +233,25 @@ def _score(
   named = [(label, weights) for label, _, weights in everything]
   found = _embed(prepared, rows, encoder, named, name)
   columns = {c: values[rows] for c, values in prepared.index.items()} | {"split": split}
-  gallery = _gallery(prepared, picked["test"], teacher, stored, encoder)
+  galleries = {p: _gallery(prepared, picked[p], teacher, stored, encoder) for p in PARTS[1:]}
   targets = [config.finetune.target, *config.retention.probes]
   scored = {}
   for label, alpha, _ in tqdm(everything, desc=f"judge {name}", unit="model"):
     layers = {layer: values for layer, values in found[label].items() if layer != WIDE}
     table = EmbeddingTable(layers[EMBEDDING], columns)
-    errors, people, validation = _probe_all(table, dict.fromkeys(targets), config)
-    if gallery is not None:
-      head, targets_of = gallery
-      test = split == "test"
-      queries = found[label][WIDE] if head.rhythm else layers[EMBEDDING]
-      place, _ = ranks(np.asarray(head(queries[test])), targets_of)
-      errors[RETRIEVAL], people[RETRIEVAL] = 1.0 - 1.0 / place, columns["participant"][test]
+    errors = _probe_all(table, targets, config)
+    for part, gallery in galleries.items():
+      if gallery is not None:
+        head, targets_of = gallery
+        queries = found[label][WIDE] if head.rhythm else layers[EMBEDDING]
+        place, _ = ranks(np.asarray(head(queries[split == part])), targets_of)
+        errors[part].values[RETRIEVAL] = 1.0 - 1.0 / place
+        errors[part].participant[RETRIEVAL] = columns["participant"][split == part]
     cka = {
       layer: linear_cka(found[START][layer][split == "test"], values[split == "test"])
       for layer, values in layers.items()
     }
-    scored[label] = Scored(alpha, errors, validation, cka, people)
+    scored[label] = Scored(alpha, errors["validation"], errors["test"], cka)
   return scored
 
 
@@ -280,21 +312,21 @@ def _gallery(
 
 
 def _probe_all(
-  table: EmbeddingTable, targets: Mapping[str, None], config: ConfigDict
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
-  """Errors of the test windows and their people by target, and the first target's validation."""
-  errors, people, first = {}, {}, np.nan
-  for place, target in enumerate(targets):
+  table: EmbeddingTable, targets: Sequence[str], config: ConfigDict
+) -> dict[str, Errors]:
+  """Errors of validation and test windows by target, those without labels left out."""
+  found = {part: Errors({}, {}) for part in PARTS[1:]}
+  for target in dict.fromkeys(targets):
     known = table.where(finetune.labelled(table[target]))
     parts = [known.where(known["split"] == part) for part in PARTS]
     if not all(map(len, parts)):
       continue
     numeric = np.issubdtype(known[target].dtype, np.number)
-    held, test = (_numeric if numeric else _classes)(parts, target, config.evaluate.alphas)
-    errors[target], people[target] = test, parts[2]["participant"]
-    if place == 0:
-      first = statistics.over_participants(held, parts[1]["participant"]).value
-  return errors, people, first
+    errors = (_numeric if numeric else _classes)(parts, target, config.evaluate.alphas)
+    for part, rows, values in zip(PARTS[1:], parts[1:], errors, strict=True):
+      found[part].values[target] = values
+      found[part].participant[target] = rows["participant"]
+  return found
 
 
 def _numeric(parts, target: str, alphas) -> tuple[np.ndarray, np.ndarray]:
@@ -317,17 +349,15 @@ def _classes(parts, target: str, _) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pool(folds: Sequence[Mapping[str, Scored]]) -> dict[str, Scored]:
-  """Test windows of all folds together; validation and likeness as means over folds."""
+  """Windows of all folds together; likeness as means over folds."""
   pooled = {}
   for name, first in folds[0].items():
     all_of = [fold[name] for fold in folds]
-    shared = [m for m in first.errors if all(m in one.errors for one in all_of)]
     pooled[name] = Scored(
       first.alpha,
-      {m: np.concatenate([one.errors[m] for one in all_of]) for m in shared},
-      float(np.mean([one.validation for one in all_of])),
+      Errors.pool([one.validation for one in all_of]),
+      Errors.pool([one.test for one in all_of]),
       {k: float(np.mean([one.cka[k] for one in all_of])) for k in first.cka},
-      {m: np.concatenate([one.participant[m] for one in all_of]) for m in shared},
     )
   return pooled
 
@@ -341,37 +371,36 @@ def judge(scored: Mapping[str, Scored], task: str, settings: Any) -> dict[str, A
     settings: `config.retention`.
 
   Returns:
-    {"task", "chosen_alpha", "variants": name -> {"alpha", "validation", "gain", "gain_share",
-    "measures": measure -> {"error": interval, "change": interval, "kept"}, "cka"}}. `change` is the
-    error less the start's, paired by participant, as a share of the start's error; `kept` says
-    that its interval excludes a loss of `settings.loss`. `gain` is the task's change turned round,
-    `gain_share` its share of plain fine-tuning's (NaN where that gains nothing).
+    {"task", "chosen_alpha", "variants": name -> {"alpha", "validation", "validation_kept", "gain",
+    "gain_share", "measures": measure -> {"error": interval, "change": interval, "kept"}, "cka"}}.
+    `change` is the error less the start's, paired by participant, as a share of the start's error;
+    `kept` says that its interval excludes a loss of `settings.loss`. `gain` is the task's change
+    turned round, `gain_share` its share of plain fine-tuning's (NaN where that gains nothing).
+    Alpha is picked by `validation`, the task's error on validation people, and `validation_kept`,
+    the names of the other measures that are kept there.
 
   Raises:
     DistillError: the task has no labelled people in this set.
   """
   start = scored[START]
-  if task not in start.errors:
+  if task not in start.test.values:
     raise DistillError(f"no labelled training, validation and test windows of {task!r}")
   rows: dict[str, Any] = {}
   for name, one in scored.items():
     measures: dict[str, Any] = {}
-    for measure, errors in one.errors.items():
-      base = statistics.over_participants(start.errors[measure], start.participant[measure])
-      own = statistics.over_participants(errors, one.participant[measure])
-      change = statistics.paired_difference(errors, start.errors[measure], one.participant[measure])
-      unit = base.value if base.value > 0 else np.nan
-      share = {key: value / unit for key, value in change.to_json().items()}
+    for measure in one.test.values:
+      own, change = one.test.of(measure), one.test.change(start.test, measure)
       measures[measure] = {
         "error": own.to_json(),
-        "change": share,
+        "change": change,
         # The start keeps everything, though its interval has no width.
-        "kept": bool(name == START or share["hi"] < settings.loss),
+        "kept": bool(name == START or change["hi"] < settings.loss),
         "n_participants": own.n,
       }
     rows[name] = {
       "alpha": one.alpha,
-      "validation": one.validation,
+      "validation": one.validation.of(task).value,
+      "validation_kept": _kept(one.validation, start.validation, task, settings.loss),
       "gain": 0.0 - measures[task]["change"]["value"],  # never a negative zero
       "measures": measures,
       "cka": one.cka,
@@ -379,20 +408,34 @@ def judge(scored: Mapping[str, Scored], task: str, settings: Any) -> dict[str, A
   plain = rows[PLAIN]["gain"]
   for row in rows.values():
     row["gain_share"] = row["gain"] / plain if plain > 0 else np.nan
-  alpha = choose_alpha(scored, settings.share)
-  return {"task": task, "chosen_alpha": alpha, "variants": rows}
+  return {"task": task, "chosen_alpha": choose_alpha(scored, task, settings), "variants": rows}
 
 
-def choose_alpha(scored: Mapping[str, Scored], share: float) -> float:
-  """The smallest alpha with that share of plain fine-tuning's gain, on validation people.
+def _kept(errors: Errors, start: Errors, task: str, loss: float) -> list[str]:
+  """Measures beside the task whose interval excludes that loss."""
+  others = [measure for measure in errors.values if measure != task]
+  return [m for m in others if errors is start or errors.change(start, m)["hi"] < loss]
 
-  The best alpha where none gains that much.
+
+def choose_alpha(scored: Mapping[str, Scored], task: str, settings: Any) -> float:
+  """The alpha that both sides of the aim ask for, on validation people.
+
+  Of the alphas at which most other measures are kept (all of them, where there is such an alpha)
+  the smallest with `settings.share` of plain fine-tuning's gain; the one with the least error of
+  the task where none gains that much, or plain fine-tuning nothing.
   """
   start, plain = scored[START].validation, scored[PLAIN].validation
-  found = {one.alpha: one.validation for name, one in scored.items() if name.startswith(SPEECH_FT)}
-  wanted = start - share * (start - plain)
-  good = [alpha for alpha, error in found.items() if error <= wanted]
-  return min(good) if good and plain < start else min(found, key=found.__getitem__)
+  mixed = [one for name, one in scored.items() if name.startswith(SPEECH_FT)]
+  kept = {one.alpha: len(_kept(one.validation, start, task, settings.loss)) for one in mixed}
+  error = {
+    one.alpha: one.validation.of(task).value
+    for one in mixed
+    if kept[one.alpha] == max(kept.values())
+  }
+  before, after = start.of(task).value, plain.of(task).value
+  wanted = before - settings.share * (before - after)
+  good = [alpha for alpha, value in error.items() if value <= wanted]
+  return min(good) if good and after < before else min(error, key=error.__getitem__)
 
 
 def text(folder: str | Path) -> str:

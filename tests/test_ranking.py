@@ -34,6 +34,25 @@ def test_blocks_give_the_ranks_of_a_plain_loop(pair, block):
   assert len(set(rank.tolist())) > 5
 
 
+def test_products_of_several_tiles_give_the_ranks_of_a_plain_loop():
+  rng = np.random.default_rng(4)
+  size = 2 * ranking.CPU_TILE + 3
+  gallery = rng.normal(size=(size, 6)).astype(np.float32)
+  queries = gallery + rng.normal(size=gallery.shape).astype(np.float32)
+  level = rng.normal(70, 5, (size, 1)).astype(np.float32)
+  near = np.abs(level - level.T) <= 3
+  questions = [Question(), Question(only=Condition(level, (3.0,)))]
+  plain, only = ranking.answers(queries, gallery, questions)
+  np.testing.assert_array_equal(plain, _slow(queries, gallery))
+  np.testing.assert_array_equal(only, _slow(queries, gallery, allowed=near))
+
+
+@pytest.mark.parametrize("lanes", [1, 5])
+def test_blocks_counted_side_by_side_give_the_same_ranks(pair, lanes, monkeypatch):
+  monkeypatch.setattr(ranking, "_lanes", lambda: lanes)
+  np.testing.assert_array_equal(ranking.ranks(*pair, block=(4, 16)), _slow(*pair))
+
+
 def test_conditions_choose_the_candidates(pair):
   rng = np.random.default_rng(1)
   group, level = rng.integers(0, 4, 61), rng.normal(70, 5, 61).astype(np.float32)

@@ -15,16 +15,23 @@ from distill import config as configs
 from distill.errors import DistillError
 from distill.nn import layers
 from distill.nn.encoder import POOLINGS
-from distill.retention import Scored
+from distill.retention import Errors, Scored
 from teachers import speech
 from tests.conftest import ROOT
 
 PEOPLE = np.repeat(["a", "b", "c"], 2)
+ONES = np.ones(6)
 
 
-def _scored(task, other, *, alpha=np.nan, validation=1.0, cka=1.0):
-  errors = {"hr_bpm": np.asarray(task, float), "activity": np.asarray(other, float)}
-  return Scored(alpha, errors, validation, {"embedding": cka}, dict.fromkeys(errors, PEOPLE))
+def _errors(task, other):
+  values = {"hr_bpm": np.asarray(task, float), "activity": np.asarray(other, float)}
+  return Errors(values, dict.fromkeys(values, PEOPLE))
+
+
+def _scored(task, other, *, alpha=np.nan, validation=(1.0, 1.0), cka=1.0):
+  """`validation`: errors of the task and of the other measure, alike for everyone there."""
+  held = _errors(*(value * ONES for value in validation))
+  return Scored(alpha, held, _errors(task, other), {"embedding": cka})
 
 
 def _settings(**changes):
@@ -34,15 +41,14 @@ def _settings(**changes):
   return section
 
 
-ONES = np.ones(6)
 TABLE = {
-  "start": _scored(10 * ONES, ONES, alpha=0.0, validation=10.0),
+  "start": _scored(10 * ONES, ONES, alpha=0.0, validation=(10, 1)),
   # Persons a, b and c gain 1, 2 and 3 of 10; the other measure gets worse by 0, 1 and 5 %.
   "speech_ft_0.5": _scored(
-    [9, 9, 8, 8, 7, 7], [1, 1, 1.02, 1.0, 1.05, 1.05], alpha=0.5, validation=8.0
+    [9, 9, 8, 8, 7, 7], [1, 1, 1.02, 1.0, 1.05, 1.05], alpha=0.5, validation=(8, 1)
   ),
-  "speech_ft_1": _scored(6 * ONES, 0.9 * ONES, alpha=1.0, validation=6.0),
-  "plain": _scored(6 * ONES, 1.1 * ONES, validation=6.5),
+  "speech_ft_1": _scored(6 * ONES, 0.9 * ONES, alpha=1.0, validation=(6, 1)),
+  "plain": _scored(6 * ONES, 1.1 * ONES, validation=(6.5, 1)),
 }
 
 
@@ -62,6 +68,14 @@ def test_changes_are_paired_by_participant_in_shares_of_the_start():
   ]["kept"]
 
 
+def _picked(plain, share, **others):
+  """Alpha for validation errors of plain fine-tuning, and (task, other) by alpha."""
+  table = {"start": TABLE["start"], "plain": _scored(ONES, ONES, validation=(plain, 1))}
+  for name, (alpha, *validation) in others.items():
+    table[f"speech_ft_{name}"] = _scored(ONES, ONES, alpha=alpha, validation=validation)
+  return retention.choose_alpha(table, "hr_bpm", _settings(share=share))
+
+
 @pytest.mark.parametrize(
   ("plain", "share", "alpha"),
   [
@@ -72,8 +86,28 @@ def test_changes_are_paired_by_participant_in_shares_of_the_start():
   ],
 )
 def test_alpha_is_the_smallest_that_gains_enough_on_validation_people(plain, share, alpha):
-  table = {**TABLE, "plain": _scored(ONES, ONES, validation=plain)}
-  assert retention.choose_alpha(table, share) == alpha
+  assert _picked(plain, share, half=(0.5, 8, 1), whole=(1.0, 6, 1)) == alpha
+
+
+@pytest.mark.parametrize(
+  ("half", "whole", "alpha"),
+  [
+    (1.01, 1.03, 0.5),  # the whole of it costs the other measure 3 %, though it alone gains enough
+    (1.03, 1.01, 1.0),
+    (1.03, 1.04, 1.0),  # neither keeps it: what gains enough
+  ],
+)
+def test_an_alpha_that_costs_the_rest_is_not_picked(half, whole, alpha):
+  assert _picked(6.5, 0.9, half=(0.5, 8, half), whole=(1.0, 6, whole)) == alpha
+
+
+def test_validation_people_say_what_alpha_was_picked_by():
+  found = retention.judge(TABLE, "hr_bpm", _settings())["variants"]
+  assert found["speech_ft_0.5"]["validation"] == 8.0
+  assert found["speech_ft_0.5"]["validation_kept"] == ["activity"]
+  costly = {**TABLE, "plain": _scored(ONES, ONES, validation=(6.5, 1.03))}
+  found = retention.judge(costly, "hr_bpm", _settings())["variants"]
+  assert found["plain"]["validation_kept"] == []
 
 
 def test_a_task_without_labels_is_refused():
