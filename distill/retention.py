@@ -67,8 +67,14 @@ def compare(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     set name -> what `judge` returns.
 
   Raises:
-    DistillError: as `distill.stages.train` and `distill.finetune.finetune`.
+    DistillError: alphas that are none; as `distill.stages.train` and `distill.finetune.finetune`.
   """
+  alphas = tuple(config.retention.alphas)
+  if not any(alphas) or not all(0 <= alpha <= 1 for alpha in alphas):
+    raise DistillError(
+      f"retention.alphas is {alphas}; expected numbers from 0 (the start) to 1 (fine-tuned), at"
+      " least one above 0"
+    )
   with workdirs.claimed(config, folder) as place:
     for fold in workdirs.open_folds(config, place):
       finetune.check(config, fold)

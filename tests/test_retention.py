@@ -244,6 +244,8 @@ def test_the_report_of_the_run_shows_it(found, smoke, tmp_path):
   [
     ("finetune.start=nowhere/fold{fold}/student", "nowhere/fold0/student is no model folder"),
     ("finetune.target=mood", "prepared sets have no column 'mood'"),
+    ("retention.alphas=(2.0,)", r"retention.alphas is \(2.0,\); expected numbers from 0"),
+    ("retention.alphas=()", r"retention.alphas is \(\); expected numbers from 0"),
   ],
 )
 def test_what_cannot_be_tuned_is_refused_before_anything_is_trained(
