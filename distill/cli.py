@@ -505,6 +505,8 @@ def _report(options: argparse.Namespace, _: list[str]) -> None:
   if not (folder / "report.json").is_file():
     from distill import stages, workdir
 
+    if not any(folder.glob("fold*/embeddings")):
+      _refuse_other_results(folder)
     stages.judge(workdir.read_config(folder), folder)
   made = report.load(folder)
   if options.json:
@@ -514,6 +516,25 @@ def _report(options: argparse.Namespace, _: list[str]) -> None:
   else:
     _say(report.table(made))
     _say(f"report: {folder / 'report.html'}")
+
+
+# What other verbs leave in their work folders, to be read.
+RESULTS = {
+  "benchmark.html": "benchmark",
+  "day.json": "day",
+  "layers.md": "layers",
+  "missing.json": "missing",
+  "retention.md": "retention",
+}
+
+
+def _refuse_other_results(folder: pathlib.Path) -> None:
+  for file, verb in RESULTS.items():
+    if (folder / file).is_file():
+      raise DistillError(
+        f"{folder} holds no embeddings to judge; it was made by `distill {verb}`, whose results are"
+        f" in {folder / file}"
+      )
 
 
 # --- models ---------------------------------------------------------------------------------------

@@ -323,6 +323,14 @@ def _same_but_timing(text, other):
   return {**json.loads(text), "timing": 0} == {**json.loads(other), "timing": 0}
 
 
+@pytest.mark.parametrize("file", sorted(cli.RESULTS))
+def test_report_names_the_results_of_other_verbs(file, refused, tmp_path):
+  (tmp_path / "config.json").write_text("{}")
+  (tmp_path / file).write_text("")
+  said = refused("report", str(tmp_path))
+  assert f"distill {cli.RESULTS[file]}`" in said and str(tmp_path / file) in said
+
+
 def test_report_prints_the_contract_and_nothing_else(done, smoke):
   text = done("report", str(smoke.folder), "--json")
   assert text == (smoke.folder / "report.json").read_text()
