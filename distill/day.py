@@ -21,7 +21,7 @@ from distill.aim import AIM
 from distill.config import ConfigDict
 from distill.data import day, splits
 from distill.data.day import Days
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import PARTS, EmbeddingTable
 from distill.errors import DistillError
 from distill.nn.encoder import Forward, PatchTransformer
 from distill.objectives import MaskedAutoencoding
@@ -56,7 +56,7 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     cohort = day.simulate(config.day.participants, config.day.seed)
     split = splits.assign(cohort.participant.tolist()).split(config.folds[0])
     of = split.part_of(cohort.participant)
-    parts = {part: cohort.where(of == part) for part in ("train", "validation", "test")}
+    parts = {part: cohort.where(of == part) for part in PARTS}
     aim = _trained(config, place / "aim", _aim(config), parts)
     plain = _trained(config, place / "plain", _plain(config), _filled(parts))
     found = {

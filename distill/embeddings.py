@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from distill.errors import DistillError, nearest
 
+PARTS = ("train", "validation", "test")  # of the people: what the column "split" holds
 SPACES = ("embedding", "projection", "")
 VALID = "valid"  # column: False where too little was observed to embed the window
 NAMES = ("participant", "recording")  # columns that become text, whatever they are in a file

@@ -14,11 +14,10 @@ import numpy as np
 
 from distill import agreement, baselines, probes, retrieval, similarity, statistics, traits
 from distill.data import splits
-from distill.embeddings import VALID, EmbeddingTable
+from distill.embeddings import PARTS, VALID, EmbeddingTable
 from distill.errors import DistillError
 from distill.spec import ERRORS, TARGETS
 
-PARTS = ("train", "validation", "test")
 STUDENT, MEAN, OWN_MEAN, CLOCK = "student", "mean", "own_mean", "session_clock"
 SUPERVISED = "supervised"
 # Column: smallest share of the training people that a row's participant is one of.

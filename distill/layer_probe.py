@@ -34,14 +34,13 @@ from distill import config as configs
 from distill.config import ConfigDict
 from distill.data import labelled, pipeline, splits
 from distill.data.store import PreparedSet
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import PARTS, EmbeddingTable
 from distill.errors import DistillError
 from distill.nn.encoder import Encoder
 from distill.spec import ACC, PPG
 from distill.workdir import Fold, clock
 
 Path = pathlib.Path
-PARTS = ("train", "validation", "test")
 FILE = "layers.json"
 BATCH = 64
 ARRHYTHMIA = "arrhythmia"  # a target that is read from the beats of the simulated cohort
@@ -309,30 +308,16 @@ def _label(prepared: AnySet, target: str) -> np.ndarray:
 
 def _pooled(tables: Sequence[EmbeddingTable], target: str, parts: Parts) -> dict[str, Any]:
   """Scores of the test windows of all folds, each told by a probe that never saw the person."""
-  classes = tuple(np.unique(tables[0][target]).tolist())
-  true, probabilities, people, strengths, labelled_people = [], [], [], [], []
-  for table, part in zip(tables, parts, strict=True):
-    train, validation, test = (table.where(part == name) for name in PARTS)
-    probes.check_people({"train": train, "validation": validation, "test": test})
-    if len(np.unique(train[target])) < 2:
-      continue
-    model = probes.fit_classes(train, validation, target)
-    found = np.zeros((len(test), len(classes)))
-    found[:, np.searchsorted(np.array(classes), model.classes)] = model.probabilities(
-      test.embedding
-    )
-    true.append(test[target])
-    probabilities.append(found)
-    people.append(test["participant"])
-    strengths.append(model.strength)
-    labelled_people.append(len(np.unique(train["participant"])))
-  if not true:
-    raise DistillError(f"the training people of no fold have two classes of {target!r}")
-  scores = probes.score_classes(
-    np.concatenate(true), np.concatenate(probabilities), classes, np.concatenate(people)
-  )
-  dim = tables[0].embedding.shape[1]
-  return scores | {"labelled": labelled_people, "dim": dim, "strengths": strengths}
+  folds = [
+    {name: table.where(part == name) for name in PARTS}
+    for table, part in zip(tables, parts, strict=True)
+  ]
+  told = probes.tell_classes(folds, target)
+  return told.score() | {
+    "labelled": list(told.labelled),
+    "dim": tables[0].embedding.shape[1],
+    "strengths": [model.strength for model in told.models],
+  }
 
 
 # --- the table ------------------------------------------------------------------------------------

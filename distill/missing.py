@@ -19,7 +19,7 @@ from distill import config as configs
 from distill import models, objectives, plots, probes, report, signals, stages, statistics, workdir
 from distill.config import ConfigDict
 from distill.data import pipeline
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import PARTS, EmbeddingTable
 from distill.errors import DistillError
 from distill.frozen import EncoderTeacher
 from distill.nn.encoder import Encoder, Forward
@@ -37,8 +37,8 @@ AIMED = ("bursts", "long_gap", "axis")
 AIMED_SHARE, AIMED_PART = 0.5, 1 / 3
 FILLS = ("zero", "linear", "last")
 BATCH = 128
+CHUNK = 16 * BATCH  # windows read at once where all are embedded
 WINDOWS = 500  # of a fold's test people that are judged, evenly over all: each is read 105 times
-PARTS = ("train", "validation", "test")
 
 
 # --- what is taken away ---------------------------------------------------------------------------
@@ -261,8 +261,10 @@ class _Judged:
     tables = {}
     for part in ("train", "validation"):
       columns = {n: rows[part].column(n) for n in ("participant", *self._config.evaluate.targets)}
-      vectors = student.embed(self._raw(rows[part], ACC), "mask")
-      tables[part] = EmbeddingTable(vectors[:, : student.dim], columns)
+      order = np.arange(len(rows[part]))
+      chunks = (order[i : i + CHUNK] for i in range(0, len(order), CHUNK))
+      vectors = [student.embed(self._raw(rows[part].where(some), ACC), "mask") for some in chunks]
+      tables[part] = EmbeddingTable(np.concatenate(vectors)[:, : student.dim], columns)
     for target in self._config.evaluate.targets:
       if not all(np.isfinite(table[target]).any() for table in tables.values()):
         continue

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import linalg, optimize, special, stats
 
 from distill import agreement, statistics
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import PARTS, EmbeddingTable
 from distill.errors import DistillError
 
 ALPHAS = tuple(float(alpha) for alpha in 10.0 ** np.arange(-2, 6.5, 0.5))
@@ -498,6 +498,70 @@ def fit_classes(
     if waited == PATIENCE:
       break
   return best
+
+
+@dataclasses.dataclass(frozen=True)
+class ToldClasses:
+  """What probes of one column tell of the held-out rows of all folds.
+
+  Attributes:
+    true: [n] class names.
+    probabilities: [n, classes].
+    classes: names in order, of all folds.
+    participant: [n] names.
+    models: the probe of each fold.
+    labelled: training people of each fold.
+  """
+
+  true: np.ndarray
+  probabilities: np.ndarray
+  classes: tuple[str, ...]
+  participant: np.ndarray
+  models: tuple[Logistic, ...]
+  labelled: tuple[int, ...]
+
+  def score(self) -> dict[str, Any]:
+    """See `score_classes`."""
+    return score_classes(self.true, self.probabilities, self.classes, self.participant)
+
+
+def tell_classes(
+  folds: Sequence[Mapping[str, EmbeddingTable]],
+  target: str,
+  strengths: Sequence[float] = STRENGTHS,
+) -> ToldClasses:
+  """Fits a probe in each fold and lets it tell the people held out.
+
+  Args:
+    folds: train, validation and test rows of each fold, all of them with a label. Folds without
+      validation or test rows, or with one class among the training rows, are left out.
+    target: label column of names.
+    strengths: see `fit_classes`.
+
+  Raises:
+    DistillError: no fold is left, or parts share a participant.
+  """
+  labels = [np.unique(part[target]) for fold in folds for part in fold.values()]
+  classes = np.unique(np.concatenate(labels))
+  true, probabilities, who, models, people = [], [], [], [], []
+  for fold in folds:
+    train, validation, test = (fold[part] for part in PARTS)
+    if not (len(validation) and len(test)) or len(np.unique(train[target])) < 2:
+      continue
+    check_people(fold)
+    model = fit_classes(train, validation, target, strengths)
+    told = np.zeros((len(test), len(classes)))  # a class that these people lack has no chance
+    told[:, np.searchsorted(classes, model.classes)] = model.probabilities(test.embedding)
+    true.append(test[target])
+    probabilities.append(told)
+    who.append(test["participant"])
+    models.append(model)
+    people.append(len(np.unique(train["participant"])))
+  if not models:
+    raise DistillError(f"no fold has labels {target!r} of two classes to learn from and to test on")
+  names, chances, participant = map(np.concatenate, (true, probabilities, who))
+  known = tuple(classes.tolist())
+  return ToldClasses(names, chances, known, participant, tuple(models), tuple(people))
 
 
 def probe_classes(

@@ -34,7 +34,7 @@ from distill import workdir as workdirs
 from distill.config import ConfigDict
 from distill.data import pipeline
 from distill.data.store import PreparedSet
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import PARTS, EmbeddingTable
 from distill.errors import DistillError
 from distill.nn.encoder import Encoder, Forward
 from distill.ranking import ranks
@@ -43,7 +43,6 @@ from distill.spec import PPG
 from distill.workdir import Fold, clock
 
 Path = pathlib.Path
-PARTS = ("train", "validation", "test")
 FILE = report.RETENTION
 START, SPEECH_FT, PLAIN, EARLY = "start", "speech_ft", "plain", "early_stopping"
 BATCH = 128

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from distill import baselines, controls, embeddings, evaluate, models, objectives, signals
 from distill.data import pipeline, splits, units
 from distill.data.store import PreparedSet, open_set
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import PARTS, EmbeddingTable
 from distill.errors import DistillError
 from distill.evaluate import FoldTables
 from distill.frozen import Teacher
@@ -27,7 +27,6 @@ from distill.objectives import Distillation, Supervised
 from distill.spec import ACC, ERRORS, PPG
 from distill.workdir import Fold
 
-PARTS = ("train", "validation", "test")
 BATCH = 128
 STRETCH = 8 * BATCH  # windows in memory at a time
 TABLE = "table.json"

@@ -12,10 +12,9 @@ import numpy as np
 from scipy import stats
 
 from distill import probes, statistics
-from distill.embeddings import EmbeddingTable
+from distill.embeddings import PARTS, EmbeddingTable
 from distill.errors import DistillError
 
-PARTS = ("train", "validation", "test")
 MEAN = "mean"
 CLAIM_PEOPLE = 50  # below, a table of traits says that it claims nothing
 CLASS_WINDOWS = 3000  # of training windows that a class probe is fitted to; drawn with the seed
@@ -40,8 +39,9 @@ def classes(folds: Sequence[Models], target: str, *, seed: int = 0) -> dict[str,
   """
   found = {}
   for model in _shared(folds):
-    told = _pooled([fold[model] for fold in folds], target, STRENGTHS, seed)
-    found[model] = _scored(told, one_row_each=False)
+    parts = [_parts(fold[model].where(fold[model][target] != "")) for fold in folds]
+    drawn = [fold | {"train": _drawn(fold["train"], seed)} for fold in parts]
+    found[model] = probes.tell_classes(drawn, target, STRENGTHS).score()
   return found
 
 
@@ -70,7 +70,7 @@ def people(folds: Sequence[Models], target: str) -> dict[str, Any]:
     else:
       tables = [fold[model] for fold in persons]
     if names:
-      row = _scored(_pooled(tables, target, probes.STRENGTHS, 0), one_row_each=True)
+      row = _classes_of_people(tables, target)
     else:
       row = _numbers(tables, target)
     found[model] = row | {"claim": row["n_participants"] >= CLAIM_PEOPLE}
@@ -99,15 +99,19 @@ def _blank(table: EmbeddingTable) -> EmbeddingTable:
   return EmbeddingTable(np.zeros((len(table), 1), np.float32), table.columns)
 
 
-def _parts(table: EmbeddingTable) -> tuple[EmbeddingTable, EmbeddingTable, EmbeddingTable]:
-  train, validation, test = (table.where(table["split"] == part) for part in PARTS)
-  return train, validation, test
+def _parts(table: EmbeddingTable) -> dict[str, EmbeddingTable]:
+  return {part: table.where(table["split"] == part) for part in PARTS}
+
+
+def _drawn(train: EmbeddingTable, seed: int) -> EmbeddingTable:
+  rows = np.random.default_rng(seed).permutation(len(train))[:CLASS_WINDOWS]
+  return train.where(np.sort(rows))
 
 
 def _numbers(tables: Sequence[EmbeddingTable], target: str) -> dict[str, Any]:
   true, predicted, who = [], [], []
   for table in tables:
-    train, validation, test = _parts(table)
+    train, validation, test = _parts(table).values()
     if not len(test):
       raise DistillError(f"nobody held out has a label {target!r}")
     model = probes.fit(train, validation, target)
@@ -117,44 +121,13 @@ def _numbers(tables: Sequence[EmbeddingTable], target: str) -> dict[str, Any]:
   return probes.score(*map(np.concatenate, (true, predicted, who)), target=target)
 
 
-Told = tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray]
-
-
-def _pooled(
-  tables: Sequence[EmbeddingTable], target: str, strengths: Sequence[float], seed: int
-) -> Told:
-  """(names, probabilities, classes, participant) of the test rows of all folds.
-
-  Folds whose training people have one class only are left out.
-  """
-  known = [table.where(table[target] != "") for table in tables]
-  names = np.unique(np.concatenate([table[target] for table in known]))
-  true, probabilities, who = [], [], []
-  for table in known:
-    train, validation, test = _parts(table)
-    if not (len(validation) and len(test)) or len(np.unique(train[target])) < 2:
-      continue
-    rows = np.random.default_rng(seed).permutation(len(train))[:CLASS_WINDOWS]
-    model = probes.fit_classes(train.where(np.sort(rows)), validation, target, strengths)
-    told = np.zeros((len(test), len(names)))
-    told[:, np.searchsorted(names, model.classes)] = model.probabilities(test.embedding)
-    true.append(test[target])
-    probabilities.append(told)
-    who.append(test["participant"])
-  if not true:
-    raise DistillError(f"no fold has labels {target!r} of two classes to learn from and to test on")
-  classes = tuple(names.tolist())
-  return np.concatenate(true), np.concatenate(probabilities), classes, np.concatenate(who)
-
-
-def _scored(told: Told, *, one_row_each: bool) -> dict[str, Any]:
-  true, probabilities, names, who = told
-  scores = probes.score_classes(true, probabilities, names, who)
-  if not one_row_each:
-    return scores
-  blank = statistics.Interval(np.nan, np.nan, np.nan, 0)
-  auc = auc_interval(true == names[1], probabilities[:, 1]) if len(names) == 2 else blank
-  return scores | {"auc": auc.to_json(), "n_auc": auc.n}
+def _classes_of_people(tables: Sequence[EmbeddingTable], target: str) -> dict[str, Any]:
+  """Scores, with the AUC over people and its interval where there are two classes."""
+  told = probes.tell_classes([_parts(table) for table in tables], target)
+  auc = statistics.Interval(np.nan, np.nan, np.nan, 0)
+  if len(told.classes) == 2:
+    auc = auc_interval(told.true == told.classes[1], told.probabilities[:, 1])
+  return told.score() | {"auc": auc.to_json(), "n_auc": auc.n}
 
 
 def auc_interval(

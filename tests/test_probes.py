@@ -254,6 +254,26 @@ def test_strength_is_the_best_on_validation_people_and_test_people_are_scored():
   assert abs(probes.probe_classes(blind, *parts[1:], "mood")["auc"]["value"] - 0.5) < 0.15
 
 
+def test_folds_are_told_together_and_those_that_teach_nothing_are_left_out():
+  train, validation, test = _classes("abcdef", 20, 0), _classes("ghi", 20, 1), _classes("jk", 20, 2)
+  fewer = train.where(train["mood"] != "c")
+  alone = train.where(train["mood"] == "a")
+  rest = {"validation": validation, "test": test}
+  told = probes.tell_classes([{"train": t} | rest for t in (train, alone, fewer)], "mood")
+  one, other = (probes.fit_classes(t, validation, "mood") for t in (train, fewer))
+  first, second = np.split(told.probabilities, 2)
+  np.testing.assert_array_equal(first, one.probabilities(test.embedding))
+  np.testing.assert_array_equal(second[:, :2], other.probabilities(test.embedding))
+  assert not second[:, 2].any()  # nobody to learn the third class from
+  assert told.classes == ("a", "b", "c")
+  assert told.labelled == (6, 6)
+  np.testing.assert_array_equal(told.true, np.tile(test["mood"], 2))
+  with pytest.raises(DistillError, match="of two classes to learn from"):
+    probes.tell_classes([{"train": alone} | rest], "mood")
+  with pytest.raises(DistillError, match="split by participant"):
+    probes.tell_classes([{"train": train, "validation": validation, "test": train}], "mood")
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from distill.embeddings import PARTS
 from distill.errors import DistillError
-
-PARTS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
