@@ -55,6 +55,13 @@ LEAST = {
 }
 POSITIVE = ("learning_rate", "clip_norm", "temperature")
 SHARES = ("direction", "gaps", "pair_coverage")
+ELEMENTS = {  # of tuples that are empty unless given
+  "data.external": str,
+  "teacher.also": str,
+  "teacher.weights": float,
+  "layers.encoders": str,
+  "evaluate.shares": float,
+}
 # Columns of prepared sets that hold numbers, which probes and supervision can have as targets.
 NUMBERS = tuple(name for name, kind in store.COLUMNS.items() if np.issubdtype(kind, np.floating))
 _BUILT = tuple(section + "." for section in BUILT)
@@ -400,6 +407,17 @@ def _check_type(name: str, value: Any, default: Any) -> None:
       f"config.{name} is {value!r}, a {type(value).__name__}; expected {type(default).__name__},"
       f" such as {default!r}"
     )
+  if isinstance(default, tuple):
+    _check_elements(name, value, type(default[0]) if default else ELEMENTS.get(name, object))
+
+
+def _check_elements(name: str, values: Sequence[Any], wanted: type) -> None:
+  accepted = (int, float) if wanted is float else wanted
+  for value in values:
+    if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not object):
+      raise DistillError(
+        f"config.{name} holds {value!r}, a {type(value).__name__}; expected {wanted.__name__}"
+      )
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -448,7 +466,7 @@ def _check_values(config: ConfigDict) -> None:
   if not config.folds:
     raise DistillError("config.folds is empty; name at least one held-out fold, such as (0,)")
   folds = tuple(config.folds)
-  if len(set(folds)) < len(folds) or not all(type(k) is int and k >= 0 for k in folds):
+  if len(set(folds)) < len(folds) or not all(k >= 0 for k in folds):
     raise DistillError(f"config.folds is {folds}; expected different whole numbers, such as (0, 1)")
 
 
