@@ -12,7 +12,7 @@ two, distillation and rivals alike, has the same trials of its learning rate (TR
 validation people; students, steps and batches are the same.
 
 "ablations": the demo without one part of it, or with one augmentation. "scaling": training people,
-minutes and students of several sizes. For two cores and an afternoon there are parts of these:
+minutes and students of several sizes. For two cores there are parts of these, hours each:
 "scaling_one" with one seed, "wrists_one" with one seed, without trials and without ablations,
 "small" with a reduced simulated cohort and one seed, and "ablations_small", the ablations of that
 size; "smoke" shows in minutes that it runs. Sizes and steps are ours.
@@ -27,6 +27,8 @@ QUICKSTART = str(HERE / "quickstart.py")
 DEVICES = {"fine": "fine", "coarse": "e4"}  # name in cells -> of the simulated cohort
 LABELS = {"fine": "fine sensor", "coarse": "1/64 g sensor"}
 RIVALS = ("masked", "contrastive", "joint", "labels", "supervised")  # configs/baseline_*.py
+GALLERIES = "evaluate.galleries=(30,100,300,1000)"
+ALONE = ("supervised.shares=()", GALLERIES)  # the student without its supervised rival
 AWAY = ("data.external=('ieee_spc_2015',)",)  # judged on, never fitted to
 AMPLITUDE = "beat-locked movement, times the known one"
 TRIALS = (0.5, 1.0, 2.0)  # factors on the learning rate
@@ -107,14 +109,14 @@ def _simulated() -> ConfigDict:
     "supervised.shares=(0.01,0.1,1.0)",
     "supervised.label_distillation=True",
     "evaluate.shares=(0.01,0.1)",
-    "evaluate.galleries=(30,100,300,1000)",
+    GALLERIES,
   )
   cells, curves = _by_amplitude(QUICKSTART, (0, 0.25, 0.5, 1, 2), overrides)
   cells += [
     (
       f"{device}-{rival}",
       _rival(rival),
-      (f"data.simulated.device={DEVICES[device]}", overrides[-1]),
+      (f"data.simulated.device={DEVICES[device]}", GALLERIES),
     )
     for device in DEVICES
     for rival in RIVALS
@@ -123,29 +125,28 @@ def _simulated() -> ConfigDict:
 
 
 def _small() -> ConfigDict:
-  galleries = "evaluate.galleries=(30,100,300,1000)"
   overrides = (
     *REDUCED,
     "supervised.shares=(0.01,0.1,1.0)",
     "supervised.steps=130",
     "supervised.eval_every=50",
     "evaluate.shares=(0.01,0.1)",
-    galleries,
+    GALLERIES,
   )
   cells, curves = _by_amplitude(QUICKSTART, (0, 1, 2), overrides, devices=("fine",))
   cells += _by_amplitude(QUICKSTART, (1,), overrides, devices=("coarse",))[0]
   pretrained = ("pretrain.steps=200", "pretrain.eval_every=50")
   steps = {"masked": pretrained, "contrastive": pretrained, "joint": (), "labels": ()}
   cells += [
-    (f"fine-{name}", _rival(name), (*REDUCED, *some, galleries)) for name, some in steps.items()
+    (f"fine-{name}", _rival(name), (*REDUCED, *some, GALLERIES)) for name, some in steps.items()
   ]
-  twice = (*REDUCED, *pretrained, galleries, "data.simulated.amplitude=2.0")
+  twice = (*REDUCED, *pretrained, GALLERIES, "data.simulated.amplitude=2.0")
   cells.append(("fine-masked-x2", _rival("masked"), twice))
   return _grid("small", cells, curves, reference="fine-x1", seeds=(0,))
 
 
 def _ablations(overrides=(), seeds=(0, 1, 2)) -> ConfigDict:
-  alone = ("supervised.shares=()", "evaluate.galleries=(30,100,300,1000)", *overrides)
+  alone = (*ALONE, *overrides)
   everything = tuple(word for words in AUGMENTATIONS.values() for word in words)
   parts = {"demo": (), **OTHER_PARTS, "all-augmentations": everything, **AUGMENTATIONS}
   cells = [(name, QUICKSTART, (*alone, *words)) for name, words in parts.items()]
@@ -177,12 +178,11 @@ def _wrists_one() -> ConfigDict:
 
 
 def _scaling(seeds=(0, 1, 2)) -> ConfigDict:
-  alone = ("supervised.shares=()", "evaluate.galleries=(30,100,300,1000)")
   people = {f"people-{n}": (f"data.train_people={n}",) for n in (80, 320)}
   minutes = {f"minutes-{n}": (f"data.train_minutes={float(n)}",) for n in (2, 4)}
   widths = {f"width-{n}": (f"student.width={n}",) for n in (16, 32, 128)}
   changes = {"all": (), **people, **minutes, **widths}
-  cells = [(name, QUICKSTART, (*alone, *words)) for name, words in changes.items()]
+  cells = [(name, QUICKSTART, (*ALONE, *words)) for name, words in changes.items()]
   curves = {
     name: {"x": x, "label": f"{label} (log scale)", "lines": lines, "log": True}
     for name, x, label, lines in (

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distill import cli, embeddings, models, report
+from distill import benchmark, cli, day, embeddings, missing, models, report
 from distill.embeddings import EmbeddingTable
 from tests import pulses, runs
 
@@ -321,6 +321,10 @@ def test_bad_input_leaves_an_empty_folder_empty_and_a_killed_claim_is_taken_up(r
 
 def _same_but_timing(text, other):
   return {**json.loads(text), "timing": 0} == {**json.loads(other), "timing": 0}
+
+
+def test_results_of_other_verbs_have_the_names_that_those_give():
+  assert {benchmark.PAGE, day.RESULT, missing.RESULT} < set(cli.RESULTS)
 
 
 @pytest.mark.parametrize("file", sorted(cli.RESULTS))
