@@ -45,7 +45,14 @@ BUILT = {
 }
 
 
-METHODS = ("distil", "joint", "rivals")
+# Keys of which a config names one.
+CHOICES = {
+  "method": ("distil", "joint", "rivals"),
+  "pretrain.side": ("teacher", "student"),
+  "finetune.keep": ("best", "last"),
+  "loss.regression_kind": tuple(REGRESSIONS),
+  "teacher.stored": tuple(DTYPES),
+}
 # Last word of a key -> the least that it may be, in whatever section it stands.
 LEAST = {
   **dict.fromkeys(("steps", "batch_size", "log_every", "eval_every"), 1),
@@ -404,7 +411,7 @@ def _check_type(name: str, value: Any, default: Any) -> None:
     return  # an argument of a build function may take more than its default's kind of text
   if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
     raise DistillError(
-      f"config.{name} is {value!r}, a {type(value).__name__}; expected {type(default).__name__},"
+      f"config.{name} is {value!r}, {_a(value)}; expected {type(default).__name__},"
       f" such as {default!r}"
     )
   if isinstance(default, tuple):
@@ -415,59 +422,38 @@ def _check_elements(name: str, values: Sequence[Any], wanted: type) -> None:
   accepted = (int, float) if wanted is float else wanted
   for value in values:
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not object):
-      raise DistillError(
-        f"config.{name} holds {value!r}, a {type(value).__name__}; expected {wanted.__name__}"
-      )
+      raise DistillError(f"config.{name} holds {value!r}, {_a(value)}; expected {wanted.__name__}")
+
+
+def _a(value: Any) -> str:
+  """Its type with the article."""
+  name = type(value).__name__
+  return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _check_values(config: ConfigDict) -> None:
+  values = flatten(config)
+  for name, value in values.items():
+    if not name.startswith(_BUILT):
+      _check_range(name, value)
+  for name, known in CHOICES.items():
+    if values[name] not in known:
+      raise DistillError(f"config.{name} is {values[name]!r}; expected one of {', '.join(known)}")
   if config.batch_size < 2:
     raise DistillError(
       f"config.batch_size is {config.batch_size}; contrastive distillation needs at least 2: the"
       " other windows of the batch are the negatives"
-    )
-  for name, value in flatten(config).items():
-    if not name.startswith(_BUILT):
-      _check_range(name, value)
-  if config.method not in METHODS:
-    raise DistillError(f"config.method is {config.method!r}; expected one of {', '.join(METHODS)}")
-  _check_augment(config)
-  given = config.teacher.load or config.teacher.also
-  if config.method == "joint" and (given or config.loss.regression):
-    raise DistillError(
-      "config.method=joint trains its own PPG encoder, which is nothing fixed to regress on; leave"
-      " config.teacher.load and config.teacher.also empty and give config.loss.regression=0.0"
     )
   if not 0 <= config.finetune.head_share < 1:
     raise DistillError(
       f"config.finetune.head_share is {config.finetune.head_share}; expected a"
       " share from 0 up to but not including 1"
     )
-  if config.finetune.keep not in ("best", "last"):
-    raise DistillError(f"config.finetune.keep is {config.finetune.keep!r}; expected best or last")
-  if config.pretrain.side not in ("teacher", "student"):
-    raise DistillError(
-      f"config.pretrain.side is {config.pretrain.side!r}; expected teacher or student"
-    )
-  for section in ("supervised", "evaluate", "layers"):
-    shares = tuple(config[section].shares)
-    if len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
-      raise DistillError(
-        f"config.{section}.shares is {shares}; expected different shares above 0 and up to 1, such"
-        " as (0.01, 0.1, 1.0)"
-      )
+  _check_people(config)
+  _check_augment(config)
+  _check_teacher(config)
   _check_loss(config)
   _check_evaluate(config.evaluate)
-  both = sorted(set(config.data.sets) & set(config.data.external))
-  if both:
-    raise DistillError(
-      f"config.data.external names {both[0]}, which config.data.sets trains on; expected other sets"
-    )
-  if not config.folds:
-    raise DistillError("config.folds is empty; name at least one held-out fold, such as (0,)")
-  folds = tuple(config.folds)
-  if len(set(folds)) < len(folds) or not all(k >= 0 for k in folds):
-    raise DistillError(f"config.folds is {folds}; expected different whole numbers, such as (0, 1)")
 
 
 def _check_range(name: str, value: Any) -> None:
@@ -481,26 +467,57 @@ def _check_range(name: str, value: Any) -> None:
     raise DistillError(f"config.{name} is {value}; expected a share from 0 to 1")
 
 
-def _check_loss(config: ConfigDict) -> None:
-  loss, teachers = config.loss, 1 + len(config.teacher.also)
-  if loss.regression_kind not in REGRESSIONS:
+def _check_people(config: ConfigDict) -> None:
+  """Who is trained on, held out and counted."""
+  for section in ("supervised", "evaluate", "layers"):
+    shares = tuple(config[section].shares)
+    if len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
+      raise DistillError(
+        f"config.{section}.shares is {shares}; expected different shares above 0 and up to 1, such"
+        " as (0.01, 0.1, 1.0)"
+      )
+  both = sorted(set(config.data.sets) & set(config.data.external))
+  if both:
     raise DistillError(
-      f"config.loss.regression_kind is {loss.regression_kind!r}; expected one of"
-      f" {', '.join(REGRESSIONS)}"
+      f"config.data.external names {both[0]}, which config.data.sets trains on; expected other sets"
     )
-  if config.method != "rivals" and not (loss.contrastive or loss.regression or loss.rhythm):
+  if not config.folds:
+    raise DistillError("config.folds is empty; name at least one held-out fold, such as (0,)")
+  folds = tuple(config.folds)
+  if len(set(folds)) < len(folds) or not all(k >= 0 for k in folds):
+    raise DistillError(f"config.folds is {folds}; expected different whole numbers, such as (0, 1)")
+
+
+def _check_teacher(config: ConfigDict) -> None:
+  given = config.teacher.load or config.teacher.also
+  if config.method == "joint" and (given or config.loss.regression):
     raise DistillError(
-      "config.loss.contrastive, regression and rhythm are all 0: a student would learn nothing;"
-      " give one of them a weight"
+      "config.method=joint trains its own PPG encoder, which is nothing fixed to regress on; leave"
+      " config.teacher.load and config.teacher.also empty and give config.loss.regression=0.0"
     )
+  teachers = 1 + len(config.teacher.also)
   if len(config.teacher.weights) not in (0, teachers):
     raise DistillError(
       f"config.teacher.weights is {tuple(config.teacher.weights)} for {teachers} teacher(s); give a"
       " share for each, or () for 1 each"
     )
-  if config.teacher.stored not in DTYPES:
+  if config.teacher.in_step and config.method != "distil":
     raise DistillError(
-      f"config.teacher.stored is {config.teacher.stored!r}; expected one of {', '.join(DTYPES)}"
+      f"config.teacher.in_step is for distillation; with config.method={config.method} give False"
+    )
+
+
+def _check_loss(config: ConfigDict) -> None:
+  loss = config.loss
+  if config.method != "rivals" and not (loss.contrastive or loss.regression or loss.rhythm):
+    raise DistillError(
+      "config.loss.contrastive, regression and rhythm are all 0: a student would learn nothing;"
+      " give one of them a weight"
+    )
+  if config.shuffled_pairs and (config.teacher.in_step or config.method != "distil"):
+    raise DistillError(
+      "config.shuffled_pairs gives other windows' stored teacher embeddings; it needs"
+      " config.method=distil and config.teacher.in_step=False"
     )
 
 
@@ -525,15 +542,6 @@ def _check_evaluate(section: ConfigDict) -> None:
 def _check_augment(config: ConfigDict) -> None:
   for section in (config.augment, config.pretrain.augment):
     Augment(**section)  # says what is out of range
-  if config.teacher.in_step and config.method != "distil":
-    raise DistillError(
-      f"config.teacher.in_step is for distillation; with config.method={config.method} give False"
-    )
-  if config.shuffled_pairs and (config.teacher.in_step or config.method != "distil"):
-    raise DistillError(
-      "config.shuffled_pairs gives other windows' stored teacher embeddings; it needs"
-      " config.method=distil and config.teacher.in_step=False"
-    )
   if config.augment.time_warp and config.method != "joint" and not config.teacher.in_step:
     raise DistillError(
       "config.augment.time_warp changes heart rate and its variability, which stored teacher"

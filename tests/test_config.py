@@ -81,7 +81,7 @@ def test_the_last_of_two_overrides_counts():
     ("retention.alphas=(0.5, 'a')", "config.retention.alphas holds 'a', a str; expected float"),
     ("evaluate.galleries=(True,)", "config.evaluate.galleries holds True, a bool; expected int"),
     ("evaluate.shares=('half',)", "config.evaluate.shares holds 'half', a str; expected float"),
-    ("data.external=(2,)", "config.data.external holds 2, a int; expected str"),
+    ("data.external=(2,)", "config.data.external holds 2, an int; expected str"),
     ("pretrain.check_probe=maybe", "--config.pretrain.check_probe=maybe"),
     ("student.foo=1", "no key config.student.foo"),
     ("student.build=students.transformr:build", "no module named 'students.transformr'"),
