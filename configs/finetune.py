@@ -4,26 +4,23 @@
   distill finetune --config=configs/finetune.py   --workdir=runs/finetune
   distill merge runs/demo/fold0/student/model runs/finetune/fold0/finetuned/model --out=runs/merged
 
-Any label column is a task: `--config.finetune.target=activity` learns its classes. The stages and
-their shares are those of arXiv 2502.12672 (its peak rate is 1e-4, for encoders of 95 million
-weights); steps and rate are ours. Variant "smoke" shows that it runs.
+The cohort and folds are those of the run that made the start, so that nobody who is held out was
+ever trained on; `--config.finetune.start=RUN/fold{fold}/student` names another run. Any label
+column is a task: `--config.finetune.target=activity` learns its classes. The stages and their
+shares are those of arXiv 2502.12672 (its peak rate is 1e-4, for encoders of 95 million weights);
+steps and rate are ours.
 """
 
-from distill.config import ConfigDict, base
+from distill.config import ConfigDict, vary
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """The cohort and folds of the demo, whose students are the start."""
-  config = base()
-  config.name = f"finetune:{variant}" if variant else "finetune"
-  config.data.simulated.participants = 700
+  """After the demo; "wrists" after configs/wrists.py, "smoke" in seconds, to see that it runs."""
+  config = vary(__file__, variant)
   config.finetune.start = "runs/demo/fold{fold}/student"
+  if variant == "wrists":
+    config.finetune.start = "runs/wrists/fold{fold}/student"
   if variant == "smoke":
-    config.data.simulated.participants = 12
-    config.data.simulated.minutes = 6
-    config.data.workers = 0
     config.finetune.steps, config.finetune.batch_size = 10, 8
     config.finetune.log_every = config.finetune.eval_every = 5
-  elif variant:
-    raise ValueError(f"unknown variant {variant!r}; there is: smoke")
   return config

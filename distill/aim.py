@@ -62,11 +62,12 @@ class AIM(MaskedAutoencoding):
   def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
     modality, stem = self.encoder.spec.modality, self.encoder.stem
     signal, mask = batch[modality], batch[modality + "_mask"]
-    tokens, observed = self.encoder.tokens(signal, mask)
     draw, drop = jax.random.split(key)
     hidden = self.draw(draw, len(signal))
+    observed = stem.observed(mask)
     visible = observed & ~hidden
     index, _ = layers.choose_kept(drop, visible, self.kept)
+    tokens = self.tokens_without(signal, mask, hidden)
     prediction = self.reconstruct(tokens, visible, index)
     scored = stem.patches(mask) & (hidden & observed)[:, :, None]
     return {
@@ -91,6 +92,6 @@ class AIM(MaskedAutoencoding):
     Returns:
       [batch, tokens, samples a token] of every token.
     """
-    tokens, observed = self.encoder.tokens(signal, mask)
-    index = jnp.broadcast_to(jnp.arange(observed.shape[1]), observed.shape)
-    return self.reconstruct(tokens, observed & ~hidden, index)
+    visible = self.encoder.stem.observed(mask) & ~hidden
+    index = jnp.broadcast_to(jnp.arange(visible.shape[1]), visible.shape)
+    return self.reconstruct(self.tokens_without(signal, mask, hidden), visible, index)

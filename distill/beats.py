@@ -124,12 +124,23 @@ def sdnn_ms(rr_ms: np.ndarray, normal: np.ndarray | None = None) -> float:
   return float(rr_ms[keep].std(ddof=1)) if keep.sum() > 1 else float("nan")
 
 
-def sdnn_detrended_ms(rr_ms: np.ndarray, normal: np.ndarray | None = None) -> float:
-  """`sdnn_ms` after a straight line over time is taken out: a ramp of heart rate has none."""
+def sdnn_detrended_ms(
+  rr_ms: np.ndarray, normal: np.ndarray | None = None, end_ms: np.ndarray | None = None
+) -> float:
+  """`sdnn_ms` after a straight line over time is taken out: a ramp of heart rate has none.
+
+  Args:
+    rr_ms: as in `hr_bpm`.
+    normal: as in `hr_bpm`.
+    end_ms: [intervals] when each ends, on any clock; None = `rr_ms` says how long each of them
+      took, those that do not count as well.
+  """
   rr_ms, keep = _normal(rr_ms, normal)
   if keep.sum() < 3:
     return float("nan")
-  time = np.cumsum(np.where(np.isfinite(rr_ms), rr_ms, 0.0))[keep]
+  time = (np.cumsum(rr_ms) if end_ms is None else end_ms)[keep]
+  if not np.isfinite(time).all():
+    raise DistillError("rr_ms holds NaN before an interval that counts; give end_ms beside it")
   time, kept = time - time.mean(), rr_ms[keep] - rr_ms[keep].mean()
   return float((kept - time * (time @ kept) / (time @ time)).std(ddof=1))
 
@@ -172,21 +183,22 @@ def labels(beats: Beats, t0_s: float, window_s: float) -> Labels:
     window_s: length, seconds.
   """
   rr_ms, normal = intervals(beats, t0_s, t0_s + window_s)
+  end_ms = np.cumsum(rr_ms)
   # Intervals that do not count may be anything; only their place is needed from here on.
   rr_ms = np.where(normal, rr_ms, np.nan)
   heart_rate = _heart_rate(rr_ms, normal, window_s)
   n, coverage = heart_rate.n_beats, heart_rate.coverage
   enough = coverage >= MIN_HRV_COVERAGE and n >= MIN_HRV_INTERVALS
 
-  def estimate(function) -> Estimate:
-    value = function(rr_ms, normal) if n else float("nan")
+  def estimate(function, *more: np.ndarray) -> Estimate:
+    value = function(rr_ms, normal, *more) if n else float("nan")
     return Estimate(value, bool(enough and np.isfinite(value)), n, coverage)
 
   return Labels(
     hr_bpm=heart_rate,
     sdnn_ms=estimate(sdnn_ms),
     rmssd_ms=estimate(rmssd_ms),
-    sdnn_detrended_ms=estimate(sdnn_detrended_ms),
+    sdnn_detrended_ms=estimate(sdnn_detrended_ms, end_ms),
     pnn50=estimate(pnn50),
   )
 
@@ -404,16 +416,19 @@ def _average(values: np.ndarray, length: int) -> np.ndarray:
   return mean
 
 
-def _observed_around(ppg: np.ndarray, rate_hz: float, times_s: np.ndarray) -> np.ndarray:
+def _observed_around(signal: np.ndarray, rate_hz: float, times_s: np.ndarray) -> np.ndarray:
   """[beats] bool: no sample is missing within a pulse of the peak."""
-  missing = np.r_[0, np.cumsum(~np.isfinite(np.asarray(ppg).reshape(-1)))]
+  missing = np.r_[0, np.cumsum(~np.isfinite(np.asarray(signal).reshape(-1)))]
   first = np.floor((times_s - PULSE_HALF_S) * rate_hz).astype(int).clip(0, len(missing) - 1)
   last = np.ceil((times_s + PULSE_HALF_S) * rate_hz).astype(int).clip(0, len(missing) - 1)
   return missing[last] == missing[first]
 
 
 def detect_ecg(ecg: np.ndarray, rate_hz: float) -> Beats:
-  """R peaks of a single-lead ECG [time] (neurokit2's own detector), irregular ones not `normal`.
+  """R peaks of a single-lead ECG [time] (neurokit2's own detector).
+
+  Irregular ones are not `normal`, nor are those beside missing samples: where a gap hides the R
+  peak, the P wave before it is found in its place, at nearly the right time.
 
   Returns:
     Beats in seconds after the first sample; none in a constant signal.
@@ -429,7 +444,7 @@ def detect_ecg(ecg: np.ndarray, rate_hz: float) -> Beats:
     clean = neurokit2.ecg_clean(filled, sampling_rate=rate_hz, method="neurokit")
     found = neurokit2.ecg_findpeaks(clean, sampling_rate=rate_hz, method="neurokit")
   times_s = refine_peaks(clean, found["ECG_R_Peaks"]) / rate_hz
-  return _beats(times_s, regular(times_s), "ecg")
+  return _beats(times_s, regular(times_s) & _observed_around(ecg, rate_hz, times_s), "ecg")
 
 
 def _beats(times_s: np.ndarray, normal: np.ndarray, origin: str) -> Beats:

@@ -28,7 +28,10 @@ Training verbs take --config=FILE (or FILE:VARIANT) and dotted overrides:
 A work folder that already holds a run is resumed; --config may then be left out.
 """
 # What a place on the disk is to blame for, and no fault of ours.
-UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+UNUSABLE = (
+  *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+  *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,6 +210,8 @@ def _inspect(options: argparse.Namespace, _: list[str]) -> None:
   from distill import config as configs
   from distill.data.inspect import inspect, picture
 
+  if options.picture and pathlib.Path(options.picture).suffix != ".png":
+    raise DistillError(f"--picture is {options.picture}; expected a name that ends in .png")
   found = inspect(options.folder, configs.base().data, set_name=options.set, progress=True)
   _say(json.dumps(found.to_json(), indent=1) if options.json else found.to_text())
   if options.picture:
@@ -307,6 +312,12 @@ def _judging_verbs(verbs) -> None:
   parser.add_argument("--rate-hz", type=float, help="of the recording, samples per second")
   parser.add_argument("--columns", metavar="NAMES", help="of the recording: x,y,z in g, or ppg")
   parser.add_argument(
+    "--time", metavar="NAME", default="", help="its time column, in place of --rate-hz"
+  )
+  parser.add_argument(
+    "--time-unit", choices=("s", "ms", "us", "ns", "iso"), default="s", help="of that column"
+  )
+  parser.add_argument(
     "--student", metavar="DIR", help='"ours" or the folder of a distilled student (with --source)'
   )
   parser.add_argument("--source", metavar="DIR", help="recordings never seen, in any known layout")
@@ -354,7 +365,9 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
   if options.workdir:
     from distill import stages
 
-    for folder in stages.embed(_config(options, overrides), options.workdir):
+    config = _config(options, overrides)
+    stages.check_trained(config, options.workdir)
+    for folder in stages.embed(config, options.workdir):
       _say(str(folder))
     return
   if options.student or options.source:
@@ -367,6 +380,7 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
     )
   from distill import embeddings, models, tables
 
+  embeddings.check_free(options.out)  # before hours of work
   if options.recording:
     table = _embed_recording(options)
   else:
@@ -385,16 +399,32 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def _embed_recording(options: argparse.Namespace) -> Any:
   from distill import models, tables
+  from distill.data import clocks
   from distill.data import tables as files
 
-  if not (options.rate_hz and options.columns):
-    raise DistillError("embed --recording needs --rate-hz and --columns, such as --columns=x,y,z")
+  if not ((options.rate_hz or options.time) and options.columns):
+    raise DistillError(
+      "embed --recording needs --rate-hz (or --time) and --columns, such as --columns=x,y,z"
+    )
   if options.space != "embedding" or options.teacher:
     raise DistillError("embed --recording writes embeddings of --model alone")
   path = pathlib.Path(options.recording)
-  samples = files.read(path, options.columns.split(",")).values
+  columns = options.columns.split(",")
+  read = files.read(path, columns, time=options.time, time_unit=options.time_unit)
+  samples, rate_hz = read.values, options.rate_hz
+  if options.time:
+    where, first = str(path), read.first_row
+    signal, _ = clocks.even(
+      read.stamps_s, samples, unit="", where=where, rate_hz=rate_hz, first_row=first
+    )
+    samples, rate_hz = signal.samples, signal.rate_hz
+  elif unread := files.time_column(files.names(path)):
+    if unread in columns:
+      raise DistillError(f"column {unread!r} of {path} is its clock; give it as --time={unread}")
+    told = f"{path}: column {unread!r} is not read, so lost rows would go unseen; add"
+    print(f"distill: {told} --time={unread}", file=sys.stderr)  # noqa: T201
   model = models.find(options.model, side="students")
-  return tables.embed_recording(model, samples, rate_hz=options.rate_hz, where=str(path))
+  return tables.embed_recording(model, samples, rate_hz=rate_hz, where=str(path))
 
 
 def _embed_outside(options: argparse.Namespace) -> None:
@@ -442,25 +472,42 @@ def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
   if options.workdir:
     sets = report.load(options.workdir)["sets"]
     found = {
-      name: {part: one.get(part, {}) for part in retrieval.PARTS} for name, one in sets.items()
+      name: {part: one.get(part, {}) for part in (*retrieval.PARTS, "simulated")}
+      for name, one in sets.items()
     }
   elif options.query and options.gallery:
-    if not options.window_s > 0:
+    if not 0 < options.window_s < float("inf"):
       raise DistillError(
         f"--window-s is {options.window_s:g}; give the length of a window, seconds"
       )
+    _check_two_files(options)
     pair = (_judged_file(options.query), _judged_file(options.gallery))
     judged = retrieval.retrieve([pair], window_s=options.window_s, force=options.force)
-    found = {pathlib.Path(options.query).stem: judged}
+    simulated = any(table.simulated for table in pair)
+    found = {pathlib.Path(options.query).stem: judged | {"simulated": simulated}}
   else:
     raise DistillError("retrieve needs a work folder, or --query and --gallery")
   if options.json:
     _say(report.to_json(report.plain(found)).rstrip())
     return
   for name, one in report.plain(found).items():
-    _say(f"{name}\n{report.retrieval_text(one)}")
+    _say(f"{_titled(name, one)}\n{report.retrieval_text(one)}")
     for what, why in one["not_scored"].items():
       _say(f"not scored: {what.replace('_', ' ')} ({why})")
+
+
+def _check_two_files(options: argparse.Namespace) -> None:
+  query, gallery = pathlib.Path(options.query), pathlib.Path(options.gallery)
+  if query.resolve() == gallery.resolve() and not options.force:
+    raise DistillError(
+      f"--query and --gallery are both {query}: everything would find itself; give the"
+      " projections of acceleration and those of PPG, or --force"
+    )
+
+
+def _titled(name: str, one: dict[str, Any]) -> str:
+  """The heading of a set's results; those of a computer's people are always called that."""
+  return f"{name} (simulated)" if one["simulated"] else name
 
 
 def _probe(options: argparse.Namespace, _: list[str]) -> None:
@@ -478,7 +525,8 @@ def _probe(options: argparse.Namespace, _: list[str]) -> None:
   elif options.embeddings:
     table = _judged_file(options.embeddings)
     name = pathlib.Path(options.embeddings).stem
-    found = {name: report.plain(evaluate.probe_table(table, target))}
+    judged = evaluate.probe_table(table, target) | {"simulated": table.simulated}
+    found = {name: report.plain(judged)}
   else:
     raise DistillError("probe needs a work folder, or --embeddings")
   if options.json:
@@ -487,7 +535,7 @@ def _probe(options: argparse.Namespace, _: list[str]) -> None:
     return
   for name, one in found.items():
     text = report.probe_text if _probed(one, target) == "probes" else report.trait_text
-    _say(f"{name}\n{text(one, target)}")
+    _say(f"{_titled(name, one)}\n{text(one, target)}")
 
 
 _PROBES = ("probes", "classes", "traits")
@@ -529,6 +577,12 @@ RESULTS = {
 
 
 def _refuse_other_results(folder: pathlib.Path) -> None:
+  for tuned in sorted(folder.glob("fold*/finetuned/model")):
+    raise DistillError(
+      f"{folder} holds no embeddings to judge; it was made by `distill finetune`, whose model is"
+      f" {tuned}: embed a set with it (distill embed --model) and probe that, or compare ways to"
+      " fine-tune with: distill retention"
+    )
   for file, verb in RESULTS.items():
     if (folder / file).is_file():
       raise DistillError(

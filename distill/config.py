@@ -58,6 +58,7 @@ LEAST = {
   **dict.fromkeys(("steps", "batch_size", "log_every", "eval_every"), 1),
   **dict.fromkeys(("hidden", "dim", "repeats"), 1),
   **dict.fromkeys(("seed", "warmup_steps", "weight_decay", "l2_to_start", "lora_rank"), 0),
+  **dict.fromkeys(("workers", "readers"), 0),
   **dict.fromkeys(("contrastive", "regression", "rhythm", "train_people", "train_minutes"), 0),
 }
 POSITIVE = ("learning_rate", "clip_norm", "temperature")

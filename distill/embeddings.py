@@ -2,8 +2,8 @@
 
 The contract that `distill embed` writes and that `retrieve` and `probe` read, whoever wrote it:
 `embedding` [n, dim] and, as far as known, `participant`, `recording`, `t0_s`, `coverage`, `valid`
-and label columns, all of length n. `space` and `pair` say what the vectors are: retrieval compares
-projections of one aligned pair of heads, probes read embeddings.
+and label columns, all of length n. `space`, `pair`, `side` and `simulated` say what the vectors
+are: retrieval compares projections of one aligned pair of heads, probes read embeddings.
 """
 
 import dataclasses
@@ -18,12 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill.errors import DistillError, nearest
+from distill.spec import ACC, PPG
 
 PARTS = ("train", "validation", "test")  # of the people: what the column "split" holds
 SPACES = ("embedding", "projection", "")
+SIDES = (ACC, PPG, "")
 VALID = "valid"  # column: False where too little was observed to embed the window
 NAMES = ("participant", "recording")  # columns that become text, whatever they are in a file
 FLAGS = (VALID, "seen")  # columns that are true or false, whatever they are in a file
+SUFFIXES = (".npz", ".parquet")
+TOLD = ("space", "pair", "side", "simulated")  # beside the columns
 _META = b"ppg2accel"
 
 
@@ -36,18 +40,24 @@ class EmbeddingTable:
     columns: name -> [n] array (strings, numbers or booleans); missing numbers are NaN.
     space: "embedding" (before the head), "projection" (after it) or "" (unknown origin).
     pair: hash of the aligned pair of projection heads, "" if the vectors were never aligned.
+    side: "acc" or "ppg", what the vectors were read from; "" if unknown.
+    simulated: whether the recordings were drawn by a computer.
   """
 
   embedding: np.ndarray
   columns: Mapping[str, np.ndarray]
   space: str = ""
   pair: str = ""
+  side: str = ""
+  simulated: bool = False
 
   def __post_init__(self):
     if self.embedding.ndim != 2:
       raise DistillError(f"embedding must be [n, dim], got shape {self.embedding.shape}")
     if self.space not in SPACES:
       raise DistillError(f"space is {self.space!r}; expected 'embedding', 'projection' or ''")
+    if self.side not in SIDES:
+      raise DistillError(f"side is {self.side!r}; expected 'acc', 'ppg' or ''")
     for name, column in self.columns.items():
       if np.shape(column) != (len(self.embedding),):
         raise DistillError(
@@ -81,31 +91,63 @@ def embedded(vectors: np.ndarray) -> np.ndarray:
   return np.any(vectors != 0, axis=1)
 
 
+def check_free(path: str | pathlib.Path) -> None:
+  """Refuses a name that embeddings cannot be written to, or at which something else lies.
+
+  Raises:
+    DistillError: a suffix that is neither `.npz` nor `.parquet`, or a file there that holds no
+      embeddings, such as a recording.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in SUFFIXES:
+    raise DistillError(
+      f"cannot write embeddings to {path}: use a name that ends in .npz or .parquet"
+    )
+  if path.is_dir():
+    raise DistillError(f"cannot write embeddings to {path}: it is a folder")
+  if path.exists() and not _holds_embeddings(path):
+    raise DistillError(
+      f"{path} is there and holds no embeddings: it is left as it is; choose another name"
+    )
+
+
+def _holds_embeddings(path: pathlib.Path) -> bool:
+  try:
+    if path.suffix == ".parquet":
+      return "embedding" in pq.read_schema(path).names
+    with zipfile.ZipFile(path) as file:
+      return "embedding.npy" in file.namelist()
+  except (OSError, zipfile.BadZipFile, pa.ArrowException):
+    return False
+
+
 def save(table: EmbeddingTable, path: str | pathlib.Path) -> None:
   """Writes `.npz` or `.parquet`; the file appears whole or not at all.
 
   Raises:
-    DistillError: the suffix is neither.
+    DistillError: see `check_free`.
   """
+  check_free(path)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(path.name + ".partial")
   if path.suffix == ".npz":
     with open(partial, "wb") as file:
-      arrays: dict[str, Any] = {"embedding": table.embedding, **table.columns}
-      np.savez(file, space=np.array(table.space), pair=np.array(table.pair), **arrays)
-  elif path.suffix == ".parquet":
+      arrays: dict[str, Any] = {"embedding": table.embedding, **table.columns, **_told(table)}
+      np.savez(file, **arrays)
+  else:
     _n, dim = table.embedding.shape
     flat = pa.array(np.ascontiguousarray(table.embedding).reshape(-1))
     arrays = {"embedding": pa.FixedSizeListArray.from_arrays(flat, dim)}
     arrays |= {name: pa.array(column) for name, column in table.columns.items()}
-    meta = {_META: json.dumps({"space": table.space, "pair": table.pair}).encode()}
+    meta = {_META: json.dumps(_told(table)).encode()}
     pq.write_table(pa.table(arrays).replace_schema_metadata(meta), partial)
-  else:
-    raise DistillError(
-      f"cannot write embeddings to {path}: use a name that ends in .npz or .parquet"
-    )
   partial.replace(path)
+
+
+def _told(table: EmbeddingTable) -> dict[str, Any]:
+  """What a file says of the vectors beside their columns."""
+  return {name: getattr(table, name) for name in TOLD}
 
 
 def load(path: str | pathlib.Path, *, strict: bool = False) -> EmbeddingTable:
@@ -122,7 +164,7 @@ def load(path: str | pathlib.Path, *, strict: bool = False) -> EmbeddingTable:
   path = pathlib.Path(path)
   if not path.is_file():
     raise DistillError(f"no embedding file at {path}; write one with: distill embed --out={path}")
-  if path.suffix not in (".npz", ".parquet"):
+  if path.suffix not in SUFFIXES:
     raise DistillError(f"{path} is neither .npz nor .parquet")
   try:
     table = _load_npz(path) if path.suffix == ".npz" else _load_parquet(path)
@@ -150,7 +192,9 @@ def _load_npz(path: pathlib.Path) -> EmbeddingTable:
     raise DistillError("is no NPZ file; write one with numpy.savez, or Parquet")
   with np.load(path, allow_pickle=False) as file:
     arrays = {name: _array(file, name) for name in file.files}
-  return _table(arrays, str(arrays.pop("space", "")), str(arrays.pop("pair", "")))
+  scalars = [name for name in TOLD if name in arrays and not arrays[name].ndim]
+  told = {name: arrays.pop(name).item() for name in scalars}
+  return _table(arrays, told)
 
 
 def _array(file: Any, name: str) -> np.ndarray:
@@ -175,7 +219,7 @@ def _load_parquet(path: pathlib.Path) -> EmbeddingTable:
     else:
       values = column.to_numpy(zero_copy_only=False)
       arrays[name] = _text(values) if values.dtype == object else values
-  return _table(arrays, meta.get("space", ""), meta.get("pair", ""))
+  return _table(arrays, {name: meta[name] for name in TOLD if name in meta})
 
 
 def _stacked(rows: np.ndarray) -> np.ndarray:
@@ -216,7 +260,7 @@ def _true(values: np.ndarray, name: str) -> np.ndarray:
   return np.array([known[text] for text in texts.tolist()], bool)
 
 
-def _table(arrays: dict[str, np.ndarray], space: str, pair: str) -> EmbeddingTable:
+def _table(arrays: dict[str, np.ndarray], told: Mapping[str, Any]) -> EmbeddingTable:
   if "embedding" not in arrays:
     raise DistillError(f"no column 'embedding'; found: {', '.join(sorted(arrays)) or 'nothing'}")
   embedding = arrays.pop("embedding").astype(np.float32)
@@ -226,4 +270,4 @@ def _table(arrays: dict[str, np.ndarray], space: str, pair: str) -> EmbeddingTab
   nobody = int(np.sum(arrays.get("participant", np.zeros(0, str)) == ""))
   if nobody:
     raise DistillError(f"{nobody} rows have no participant; judging needs to know whose they are")
-  return EmbeddingTable(embedding, arrays, space, pair)
+  return EmbeddingTable(embedding, arrays, **told)

@@ -505,4 +505,4 @@ def renormalise(folder: str | Path, prepared: str | Path) -> int:
 
 
 def _seen(name: str, participant: str) -> str:
-  return fold_training.person_hash(f"{name}/{participant}")
+  return models.person_hash(f"{name}/{participant}")

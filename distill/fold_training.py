@@ -4,7 +4,6 @@ Whatever is trained in a run goes through here, the distilled student, its teach
 alike, so that all of them read the same windows and are validated and kept in the same way.
 """
 
-import hashlib
 import math
 import pathlib
 import shutil
@@ -174,7 +173,7 @@ def learnt_here(fold: Fold) -> dict[str, Any]:
   return {
     "sets": list(fold.sets),
     "simulated": fold.simulated,
-    "people_seen": [person_hash(who) for who in seen],
+    "people_seen": [models.person_hash(who) for who in seen],
   }
 
 
@@ -223,11 +222,6 @@ def stored_in(place: Path, objective: Trained) -> Trained:
   stored = models.read(place / "model")
   models.assign(objective, stored.tensors, where=str(stored.folder / models.WEIGHTS))
   return objective
-
-
-def person_hash(who: str) -> str:
-  """Of a participant, so that judging can refuse people that a model has seen."""
-  return hashlib.sha256(who.encode()).hexdigest()[:16]
 
 
 def card(role: str, config: ConfigDict, fold: Fold) -> str:

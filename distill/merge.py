@@ -127,13 +127,19 @@ def merge(
     alpha: in [0, 1]; 0 is `start`.
 
   Raises:
-    DistillError: a folder that cannot be read, another architecture, no common ancestor, a new
-      folder with something in it, or what `interpolate` refuses.
+    DistillError: a folder that cannot be read, another architecture, no common ancestor, a start
+      that grew out of one of the others, a new folder with something in it, or what `interpolate`
+      refuses.
   """
   models.check_free(folder)
   first, *others = (models.read(models.find(one, side="students")) for one in (start, *finetuned))
   for other in others:
     _check_related(first, other)
+    if fingerprint(other) in lineage(first)[:-1]:
+      raise DistillError(
+        f"{first.folder} grew out of {other.folder} and not the other way round; name the start"
+        " first, then what was fine-tuned from it"
+      )
   mixed = interpolate(first.part("encoder"), [o.part("encoder") for o in others], alpha)
   fields = {
     **first.fields,

@@ -73,7 +73,7 @@ def keep(
     which = slice(None) if pattern == "long_gap" else rng.integers(axes)
     left[start : start + lost, which] = False
   elif pattern == "still":
-    left[_stillest(window, lost, round(rate_hz))] = False
+    left[_stillest(window, lost, rate_hz)] = False
   else:
     raise DistillError(f"no pattern {pattern!r} of missing data; known: {', '.join(PATTERNS)}")
   return left
@@ -94,11 +94,16 @@ def _bursts(time: int, lost: int, rate_hz: float, rng: np.random.Generator) -> n
   return gone
 
 
-def _stillest(window: np.ndarray, lost: int, second: int) -> np.ndarray:
-  """Indices of the `lost` samples that lie in the seconds with the least motion."""
-  magnitude = np.sqrt((np.nan_to_num(window) ** 2).sum(axis=1))
-  spread = np.repeat(magnitude.reshape(-1, second).std(axis=1), second)
-  return np.argsort(spread, kind="stable")[:lost]
+def _stillest(window: np.ndarray, lost: int, rate_hz: float) -> np.ndarray:
+  """Indices of the `lost` samples in the seconds that move least; unobserved seconds come last."""
+  magnitude = np.sqrt(np.square(window).sum(axis=1))  # NaN where an axis is missing
+  second = (np.arange(len(window)) / rate_hz).astype(int)
+  seen = np.isfinite(magnitude)
+  count = np.maximum(np.bincount(second, seen), 1)
+  mean = np.bincount(second, np.where(seen, magnitude, 0.0)) / count
+  square = np.where(seen, np.square(magnitude - mean[second]), 0.0)
+  spread = np.where(np.bincount(second, seen) > 0, np.bincount(second, square) / count, np.inf)
+  return np.argsort(spread[second], kind="stable")[:lost]
 
 
 def filled(raw: np.ndarray, spec: SignalSpec, how: str) -> np.ndarray:

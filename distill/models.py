@@ -153,6 +153,11 @@ def write(
   (folder / SPEC).write_text(json.dumps(spec, indent=2, default=list))
 
 
+def person_hash(who: str) -> str:
+  """Of a participant, "set/name", so that judging can refuse people that a model has seen."""
+  return hashlib.sha256(who.encode()).hexdigest()[:16]
+
+
 def learnt_from(*fields: Mapping[str, Any]) -> dict[str, Any]:
   """Whom and what a model has learnt from that grew out of others: sets, simulated, people_seen.
 
@@ -177,7 +182,7 @@ def read(folder: str | pathlib.Path) -> ModelFolder:
     if not (folder / name).is_file():
       raise DistillError(f"{folder} is no model folder: {name} is missing")
   try:
-    fields = json.loads((folder / SPEC).read_text())
+    fields = dict(json.loads((folder / SPEC).read_text()))
     tensors = load_file(folder / WEIGHTS)
   except Exception as error:  # safetensors raises its own types for a broken file
     raise DistillError(f"{folder} cannot be read: {error}") from error

@@ -89,13 +89,23 @@ class MaskedAutoencoding(Objective):
 
   def terms(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
     modality = self.encoder.spec.modality
-    signal, mask = batch[modality], batch[modality + "_mask"]
-    tokens, observed = self.encoder.tokens(signal, mask)
+    stem, signal, mask = self.encoder.stem, batch[modality], batch[modality + "_mask"]
+    observed = stem.observed(mask)
     index, hidden = layers.choose_kept(key, observed, self.kept)
+    tokens = self.tokens_without(signal, mask, hidden)
     prediction = self.reconstruct(tokens, observed, index)
-    scored = self.encoder.stem.patches(mask) & (hidden & observed)[:, :, None]
-    target = self.encoder.stem.patches(signal)
-    return {"reconstruction": losses.masked_reconstruction(prediction, target, scored)}
+    scored = stem.patches(mask) & (hidden & observed)[:, :, None]
+    return {
+      "reconstruction": losses.masked_reconstruction(prediction, stem.patches(signal), scored)
+    }
+
+  def tokens_without(self, signal: jax.Array, mask: jax.Array, hidden: jax.Array) -> jax.Array:
+    """[batch, tokens, width] of the stem, which does not see the samples of hidden tokens.
+
+    A stem that bridges small gaps would carry a hidden sample over into the token beside it.
+    """
+    tokens, _ = self.encoder.tokens(signal, mask & ~self.encoder.stem.samples(hidden))
+    return tokens
 
   def reconstruct(self, tokens: jax.Array, visible: jax.Array, index: jax.Array) -> jax.Array:
     """What the decoder makes of all places from the visible tokens among the kept.

@@ -4,11 +4,9 @@ This is how a model is tried on people it has never seen: one call prepares the 
 student expects them and writes embedding files that `distill probe` and `distill retrieve` read.
 """
 
-import dataclasses
 import pathlib
 import sys
 
-import numpy as np
 from tqdm import tqdm
 
 from distill import config as configs
@@ -17,9 +15,7 @@ from distill.config import ConfigDict
 from distill.data import datasets, manifest
 from distill.data.prepare import prepare
 from distill.data.store import open_set
-from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
-from distill.fold_training import person_hash
 from distill.spec import PPG, SignalSpec
 
 OWN = "own"
@@ -76,7 +72,7 @@ def embed(
     made = tables.embed_set(student, prepared, teacher=given, projected=True)
     for space, ending in (("embedding", ""), ("projection", "_projection")):
       written[model + ending] = out / f"{model}{ending}.parquet"
-      embeddings.save(_marked(made[space], name, stored[model]), written[model + ending])
+      embeddings.save(made[space], written[model + ending])
   return written
 
 
@@ -129,14 +125,3 @@ def find_layout(data: ConfigDict) -> str:
     f"{data.source} has no known layout; put a manifest.toml or manifest.csv beside your own"
     f" recordings, or name one with --layout: {', '.join(public)}"
   )
-
-
-def _marked(table: EmbeddingTable, name: str, stored: models.ModelFolder) -> EmbeddingTable:
-  """With a column that says whose recordings the model has seen in training."""
-  known = set(stored.fields.get("people_seen", []))
-  seen = np.array([person_hash(f"{name}/{who}") in known for who in table["participant"]], bool)
-  if seen.any():
-    people = len(set(table["participant"][seen]))
-    told = f"{stored.folder.name}: {people} of these people were seen in training (column seen)"
-    tqdm.write(told, file=sys.stderr)
-  return dataclasses.replace(table, columns={**table.columns, "seen": seen})

@@ -264,7 +264,7 @@ def score(
   if not (np.isfinite(true).all() and np.isfinite(predicted).all()):
     raise DistillError(f"{target}: labels or predictions hold NaN; leave those windows out first")
   error = predicted - true
-  mae = statistics.over_participants(np.abs(error), participant)
+  mae = statistics.over_participants(np.abs(error), participant).of_size()
   scores = {
     "mae": mae.to_json(),
     "mae_pooled": float(np.abs(error).mean()),
@@ -309,7 +309,8 @@ def _centred(values: np.ndarray, participant: np.ndarray) -> np.ndarray:
 
 def _r2(true: np.ndarray, error: np.ndarray) -> float:
   spread = np.sum((true - true.mean()) ** 2)
-  return float(1 - np.sum(error**2) / spread) if spread > 0 else np.nan
+  constant = np.ptp(true) <= 1e-9 * np.abs(true).max()  # the mean, and so the spread, is rounded
+  return np.nan if constant else float(1 - np.sum(error**2) / spread)
 
 
 def _share_near(predicted: np.ndarray, wrong: np.ndarray) -> float:

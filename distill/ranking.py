@@ -359,28 +359,17 @@ def _power_of_two(n: int) -> int:
 
 
 def metrics(ranked: Ranked) -> dict[str, Any]:
-  """Retrieval metrics of a set of ranks.
+  """Retrieval metrics of a set of ranks; people weigh the same, however many queries they have.
 
   Returns:
-    gallery (mean number of candidates); top1, top3, top5, top10 (shares); lo, hi (95 % t interval
-    of top-1 over participants, clipped to [0, 1]); mean_rank, median_rank, mrr; chance_top1 (mean
-    of 1 / candidates); n_queries, n_participants. NaN where there is no query.
+    gallery (mean number of candidates over queries); top1, top3, top5, top10 (shares); lo, hi (95 %
+    t interval of top-1 over participants, clipped to [0, 1]); mean_rank, mrr and chance_top1 (of
+    1 / candidates), over participants as the shares are; median_rank, over queries; n_queries,
+    n_participants. NaN where there is no query.
   """
   rank, candidates = ranked.rank, ranked.candidates
-  shares = {f"top{k}": _mean(rank <= k) for k in TOP}
-  top1 = statistics.over_participants((rank == 1).astype(float), ranked.participant)
-  return {
-    "gallery": _mean(candidates),
-    **shares,
-    "lo": float(np.clip(top1.lo, 0, 1)),
-    "hi": float(np.clip(top1.hi, 0, 1)),
-    "mean_rank": _mean(rank),
-    "median_rank": float(np.median(rank)) if len(rank) else np.nan,
-    "mrr": _mean(1 / rank),
-    "chance_top1": _mean(1 / candidates),
-    "n_queries": len(np.atleast_1d(rank)),
-    "n_participants": top1.n,
-  }
+  shares = {k: (rank <= k).astype(float) for k in TOP}
+  return _over_people(ranked, shares, rank, 1 / rank, 1 / candidates)
 
 
 def oracle_metrics(ranked: Ranked) -> dict[str, Any]:
@@ -392,22 +381,28 @@ def oracle_metrics(ranked: Ranked) -> dict[str, Any]:
   Returns:
     As `metrics`: with c candidates, top-k is min(1, k / c) and the mean rank (c + 1) / 2.
   """
-  size = ranked.candidates
-  top1 = statistics.over_participants(1 / size, ranked.participant)
+  size = np.asarray(ranked.candidates, np.int64)
+  shares = {k: np.minimum(1, k / size) for k in TOP}
+  harmonic = np.cumsum(1 / np.arange(1, size.max(initial=0) + 1))
+  return _over_people(ranked, shares, (size + 1) / 2, harmonic[size - 1] / size, 1 / size)
+
+
+def _over_people(
+  ranked: Ranked, shares: dict[int, np.ndarray], rank, reciprocal, chance
+) -> dict[str, Any]:
+  def mean(values: np.ndarray) -> float:
+    return statistics.over_participants(values, ranked.participant).value
+
+  top1 = statistics.over_participants(shares[1], ranked.participant)
   return {
-    "gallery": _mean(size),
-    **{f"top{k}": _mean(np.minimum(1, k / size)) for k in TOP},
+    "gallery": float(np.mean(ranked.candidates)) if len(rank) else np.nan,
+    **{f"top{k}": mean(share) for k, share in shares.items()},
     "lo": float(np.clip(top1.lo, 0, 1)),
     "hi": float(np.clip(top1.hi, 0, 1)),
-    "mean_rank": _mean((size + 1) / 2),
-    "median_rank": float(np.median((size + 1) / 2)) if len(size) else np.nan,
-    "mrr": _mean([np.mean(1 / np.arange(1, c + 1)) for c in size]),
-    "chance_top1": _mean(1 / size),
-    "n_queries": len(size),
+    "mean_rank": mean(rank),
+    "median_rank": float(np.median(rank)) if len(rank) else np.nan,
+    "mrr": mean(reciprocal),
+    "chance_top1": mean(chance),
+    "n_queries": len(rank),
     "n_participants": top1.n,
   }
-
-
-def _mean(values: Any) -> float:
-  values = np.asarray(values, np.float64)
-  return float(values.mean()) if values.size else np.nan

@@ -144,7 +144,9 @@ def load(run_folder: str | pathlib.Path) -> dict[str, Any]:
   try:
     report = json.loads(path.read_text(encoding="utf-8"))
   except ValueError as error:
-    raise DistillError(f"{path} is not valid JSON ({error}); judge the run again") from error
+    raise DistillError(
+      f"{path} is not valid JSON ({error}); delete it and run: distill report"
+    ) from error
   version = str(report.get("schema_version", "none")) if isinstance(report, dict) else "none"
   if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
     raise DistillError(

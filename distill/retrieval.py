@@ -16,6 +16,7 @@ from distill import rhythm, statistics
 from distill.embeddings import VALID, EmbeddingTable, embedded
 from distill.errors import DistillError
 from distill.ranking import Condition, Question, Ranked, answers, metrics, oracle_metrics, ranks
+from distill.spec import ACC, PPG
 
 ACC_TO_PPG, PPG_TO_ACC = "acc_to_ppg", "ppg_to_acc"
 MOTION_LEVELS = ("still", "light", "moving")
@@ -139,8 +140,9 @@ def paired(acc: EmbeddingTable, ppg: EmbeddingTable, *, force: bool = False) -> 
     force: compare vectors that were never aligned all the same.
 
   Raises:
-    DistillError: other rows, a window that stands twice, embeddings instead of projections, another
-      pair of heads, or a vector of zeros, which has no direction.
+    DistillError: other rows, a window that stands twice, tables that say that they are of another
+      side, embeddings instead of projections, another pair of heads, or a vector of zeros, which
+      has no direction.
   """
   if len(acc) != len(ppg):
     raise DistillError(f"{len(acc)} acceleration rows and {len(ppg)} PPG rows; they must be pairs")
@@ -159,6 +161,11 @@ def paired(acc: EmbeddingTable, ppg: EmbeddingTable, *, force: bool = False) -> 
     raise DistillError(
       "retrieval compares projections and was given embeddings; write them with"
       " distill embed --space=projection, or pass force (--force)"
+    )
+  if acc.side == PPG or ppg.side == ACC:
+    raise DistillError(
+      f"the first table (--query) was read from {acc.side or 'unknown'} and the second (--gallery)"
+      f" from {ppg.side or 'unknown'}; the first is that of acceleration, the second that of PPG"
     )
   if not acc.pair or acc.pair != ppg.pair:
     raise DistillError(

@@ -111,9 +111,10 @@ def pulse_labels(rows: pipeline.Rows, label: str) -> np.ndarray:
   found = np.full((len(rows), len(TARGETS)), np.nan, np.float32)
   with tqdm(total=len(rows), desc=label, unit="window", mininterval=1.0) as bar:
     for start in range(0, len(rows), TOGETHER):
-      for ppg in rows.prepared.windows(rows.rows[start : start + TOGETHER])[PPG]:
-        labels = windows.pulse_labels(ppg[:, 0], rate_hz, float(motion_g[bar.n]))
-        found[bar.n] = [labels[target] for target in TARGETS]
+      some = rows.prepared.windows(rows.rows[start : start + TOGETHER])[PPG]
+      for i, ppg in enumerate(some, start):  # a bar that is switched off does not count
+        labels = windows.pulse_labels(ppg[:, 0], rate_hz, float(motion_g[i]))
+        found[i] = [labels[target] for target in TARGETS]
         bar.update()
   return found
 

@@ -45,9 +45,14 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
   own = np.sqrt(_squared_norm(first, first)) * np.sqrt(_squared_norm(second, second))
   if not np.isfinite(own):
     raise DistillError("feature similarity met values that are not finite; did training diverge?")
-  if own == 0:
+  if any(_alike(table) for table in (first, second)):
     raise DistillError("feature similarity is not defined: all rows of one table are alike")
   return float(cross / own)
+
+
+def _alike(table: np.ndarray) -> bool:
+  """Whether all rows are the same; their mean, and so what is left of them, is rounded."""
+  return bool((table == table[:1]).all())
 
 
 def _squared_norm(x: np.ndarray, y: np.ndarray) -> float:

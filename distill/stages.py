@@ -95,11 +95,30 @@ def train(config: ConfigDict, folder: str | Path) -> list[Distillation]:
 def embed(config: ConfigDict, folder: str | Path) -> list[Path]:
   """Embeds every fold's windows with teacher, student and the students it is compared with.
 
+  Whatever of them is not trained yet is trained first; see `check_trained`.
+
   Returns:
     Folders of tables, <fold>/embeddings/.
   """
   with workdir.claimed(config, folder) as folder:
     return [_embedded(config, folder, fold) for fold in _open_folds(config, folder)]
+
+
+def check_trained(config: ConfigDict, folder: str | Path) -> None:
+  """Refuses a work folder in which no student of the config's folds was trained.
+
+  Raises:
+    DistillError: naming what is missing.
+  """
+  if config.method == "rivals":
+    return
+  for k in config.folds:
+    place = Path(folder) / f"fold{k}" / "student"
+    if not (place / "model").is_dir():
+      raise DistillError(
+        f"there is no trained student in {place} to embed with; train it with: distill train, or"
+        " give --model and --set for another model folder"
+      )
 
 
 def judge(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
@@ -251,7 +270,7 @@ def check_unseen(fold: Fold, stored: models.ModelFolder, who: str) -> None:
     DistillError: naming one of them.
   """
   seen = set(stored.fields.get("people_seen", []))
-  held = [one for one in fold.held_out if fold_training.person_hash(one) in seen]
+  held = [one for one in fold.held_out if models.person_hash(one) in seen]
   if held:
     raise DistillError(
       f"the {who} in {stored.folder} was trained on {len(held)} participants who are held out in"
@@ -270,10 +289,10 @@ def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
     )
   for prepared, _ in fold.sets.values():
     pipeline.check_pairs(prepared)
-  # Its spec alone: a student that does not fit is refused before the teacher is trained.
-  fold_training.check_fits(fold, fold_training.outline(config, "student"), "student")
-  teachers = _teachers(config, folder, fold)
   place = fold.folder / "student"
+  if not (place / "model").is_dir():
+    _check_before(config, fold)
+  teachers = _teachers(config, folder, fold)
   if not (place / "model").is_dir():
     with clock(folder, "embed"), processes.one_first("embedded"):
       vectors = {teacher.name: teacher.vectors(fold) for teacher in teachers}
@@ -281,6 +300,24 @@ def _distilled(config: ConfigDict, folder: Path, fold: Fold) -> Distillation:
       _train(config, fold, teachers, vectors, place)
   blank = [(np.zeros(one.dim, np.float32), np.ones(one.dim, np.float32)) for one in teachers]
   return fold_training.stored_in(place, _distillation(config, teachers, blank))
+
+
+def _check_before(config: ConfigDict, fold: Fold) -> None:
+  """Refuses what would stop the student's training, before a teacher is trained for it."""
+  student = fold_training.outline(config, "student")  # its spec alone
+  fold_training.check_fits(fold, student, "student")
+  rows = fold_training.observed_enough(
+    fold_training.usable(fold, config, "train"), config.pair_coverage
+  )
+  pipeline.check_batch(sum(map(len, rows)), config.batch_size)
+  if config.start:
+    stored = models.read(models.find(fold.named(config.start), side="students"))
+    modality = stored.fields["signal"]["modality"]
+    if modality != ACC:
+      raise DistillError(
+        f"config.start names {stored.folder}, a model of {modality}; a student starts from one of"
+        " acceleration"
+      )
 
 
 def _train(

@@ -36,6 +36,10 @@ class Interval:
       self, lo=float(np.clip(self.lo, 0, 1)), hi=float(np.clip(self.hi, 0, 1))
     )
 
+  def of_size(self) -> "Interval":
+    """With its ends at 0 or above: the size of an error is never less."""
+    return dataclasses.replace(self, lo=max(self.lo, 0.0), hi=max(self.hi, 0.0))
+
   def to_json(self) -> dict[str, float]:
     """`{value, lo, hi}`, the form that reports use."""
     return {"value": self.value, "lo": self.lo, "hi": self.hi}

@@ -8,7 +8,9 @@ frozen teachers come from `distill.frozen`.
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -118,7 +120,9 @@ def write(
     columns[CADENCE] = cadence_hz
     if prepared.simulated:
       columns["arrhythmia"] = prepared.arrhythmia(order)
-    _write(folder, found, projections, predictions, columns | {"split": split}, pair)
+    columns |= {"split": split}
+    marks = {"pair": pair, "simulated": prepared.simulated}
+    _write(folder, found, projections, predictions, columns, marks)
     fields = {
       "window_s": prepared.specs[ACC].window_s,
       "simulated": prepared.simulated,
@@ -155,8 +159,8 @@ def embed_set(
       `model`.
 
   Returns:
-    "embedding" and, if `projected`, "projection" -> table with the set's columns, `coverage`, and
-    `valid`: False where too little was observed.
+    "embedding" and, if `projected`, "projection" -> table with the set's columns, `coverage`,
+    `valid`: False where too little was observed, and `seen`: whose the model was trained on.
 
   Raises:
     DistillError: a folder that cannot be read, a set of another rate or window, or heads that are
@@ -180,11 +184,23 @@ def embed_set(
   columns["coverage"] = opened.index[f"{modality}_coverage"]
   columns[CADENCE] = found[CADENCE]
   columns[embeddings.VALID] = embeddings.embedded(wide)
-  made = {"embedding": EmbeddingTable(wide[:, : encoder.dim], columns, "embedding")}
+  columns["seen"] = _seen(opened, models.read(models.model_folder(teacher)) if teacher else stored)
+  marks: dict[str, Any] = {"side": modality, "simulated": opened.simulated}
+  made = {"embedding": EmbeddingTable(wide[:, : encoder.dim], columns, "embedding", **marks)}
   if head is not None:
     vectors, pair = np.asarray(head(jnp.asarray(wide))), stored.fields["pair"]
-    made["projection"] = EmbeddingTable(vectors, columns, "projection", pair=pair)
+    made["projection"] = EmbeddingTable(vectors, columns, "projection", pair=pair, **marks)
   return made
+
+
+def _seen(prepared: PreparedSet, stored: models.ModelFolder) -> np.ndarray:
+  """[n] bool: windows of people on whom the model was trained; says how many people those are."""
+  known, who = set(stored.fields.get("people_seen", [])), prepared.index["participant"]
+  people = [one for one in np.unique(who) if models.person_hash(f"{prepared.name}/{one}") in known]
+  if people:
+    told = f"{len(people)} of these people were seen in training (column seen)"
+    tqdm.write(f"{stored.folder}: {told}", file=sys.stderr)
+  return np.isin(who, people)
 
 
 def embed_recording(
@@ -219,7 +235,7 @@ def embed_recording(
   vectors = Forward(encoder, batch_size=min(BATCH, len(windows)))(windows, mask)
   columns = {"t0_s": t0_s, "coverage": mask.mean(axis=(1, 2))}
   columns[embeddings.VALID] = embeddings.embedded(vectors)
-  return EmbeddingTable(vectors, columns, space="embedding")
+  return EmbeddingTable(vectors, columns, space="embedding", side=encoder.spec.modality)
 
 
 def _embed_acc(
@@ -300,21 +316,27 @@ def _project(distilled: Distillation, found: Windows, test: np.ndarray) -> Windo
   return {name: np.asarray(head(found[name][test])) for name, head in heads.items()}
 
 
-def _write(folder, found, projections, predictions, columns, pair: str) -> None:
+def _write(folder, found, projections, predictions, columns, marks: Mapping[str, Any]) -> None:
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir(parents=True)
   for name, vectors in found.items():
     valid = {embeddings.VALID: embeddings.embedded(vectors)}
-    table = EmbeddingTable(vectors, columns | valid, space="embedding")
+    table = EmbeddingTable(
+      *(vectors, columns | valid, "embedding"), side=_side(name), simulated=marks["simulated"]
+    )
     embeddings.save(table, folder / f"{name}.parquet")
   test = columns["split"] == "test"
   held = {name: column[test] for name, column in columns.items()}
   for name, vectors in projections.items():
     valid = {embeddings.VALID: embeddings.embedded(found[name][test])}
-    table = EmbeddingTable(vectors, held | valid, space="projection", pair=pair)
+    table = EmbeddingTable(vectors, held | valid, "projection", side=_side(name), **marks)
     embeddings.save(table, folder / f"{name}_projection.parquet")
   direct = {f"{model}/{target}": values for (model, target), values in predictions.items()}
   np.savez(folder / "predictions.npz", **direct)
+
+
+def _side(model: str) -> str:
+  return PPG if model.startswith("teacher") else ACC
 
 
 def read(folder: pathlib.Path) -> FoldTables:
@@ -325,7 +347,12 @@ def read(folder: pathlib.Path) -> FoldTables:
   """
   if not (folder / TABLE).is_file():
     raise DistillError(f"no embeddings in {folder}; make them with: distill embed")
-  fields = json.loads((folder / TABLE).read_text())
+  try:
+    fields = json.loads((folder / TABLE).read_text())
+  except ValueError:
+    fields = None
+  if not isinstance(fields, dict) or "models" not in fields:
+    raise DistillError(f"{folder / TABLE} is damaged; delete {folder} and run: distill embed")
   with open(folder / "predictions.npz", "rb") as stream, np.load(stream) as file:
     direct = {tuple(key.split("/")): file[key] for key in file.files}
   return FoldTables(

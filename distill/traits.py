@@ -73,6 +73,8 @@ def people(folds: Sequence[Models], target: str) -> dict[str, Any]:
       row = _classes_of_people(tables, target)
     else:
       row = _numbers(tables, target)
+      if model == MEAN:
+        row["r"] = np.nan  # of the folds' means, an artefact
     found[model] = row | {"claim": row["n_participants"] >= CLAIM_PEOPLE}
   return found
 
@@ -133,7 +135,11 @@ def _classes_of_people(tables: Sequence[EmbeddingTable], target: str) -> dict[st
 def auc_interval(
   positive: np.ndarray, score: np.ndarray, level: float = 0.95
 ) -> statistics.Interval:
-  """Area under the curve of independent rows with its t interval.
+  """Area under the curve of independent rows with its score interval.
+
+  Every area that would give the one found with no less than 1 - `level` chance. It covers with few
+  people and near 1 too, where an interval from the spread of the rows is too narrow or has no
+  width.
 
   Args:
     positive: [n] bool.
@@ -141,17 +147,21 @@ def auc_interval(
     level: coverage, in (0, 1).
 
   Returns:
-    The interval, clipped to [0, 1]; NaN ends below two rows of either kind.
+    The interval, within [0, 1]; NaN ends below two rows of either kind.
 
-  Reference: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837; the t quantile is ours.
+  Reference: Newcombe 2006, Statistics in Medicine 25:559, method 5, with the variance of Hanley and
+  McNeil 1982, Radiology 143:29.
   """
   above, below = score[positive], score[~positive]
   if not (len(above) and len(below)):
     return statistics.Interval(np.nan, np.nan, np.nan, len(score))
-  order = np.sign(above[:, None] - below[None, :]) / 2 + 0.5
-  area = float(order.mean())
+  area = float(np.mean(np.sign(above[:, None] - below[None, :]) / 2 + 0.5))
   if min(len(above), len(below)) < 2:
     return statistics.Interval(area, np.nan, np.nan, len(score))
-  variance = sum(order.mean(axis=axis).var(ddof=1) / order.shape[1 - axis] for axis in (0, 1))
-  half = float(stats.t.ppf(0.5 + level / 2, len(score) - 2) * np.sqrt(variance))
-  return statistics.Interval(area, max(area - half, 0.0), min(area + half, 1.0), len(score))
+  true = np.append(np.linspace(0.0, 1.0, 10001), area)
+  spread = true * (1 - true)
+  others = len(score) / 2 - 1
+  factor = 1 + others * (1 - true) / (2 - true) + others * true / (1 + true)
+  reach = stats.norm.ppf(0.5 + level / 2) * np.sqrt(spread * factor / (len(above) * len(below)))
+  near = true[np.abs(area - true) <= reach + 1e-12]
+  return statistics.Interval(area, float(near.min()), float(near.max()), len(score))

@@ -14,10 +14,14 @@ report.json, report.html, plots/
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from tqdm import tqdm
 
 from distill import config as configs
 from distill import processes
@@ -27,7 +31,14 @@ from distill.data.prepare import Specs, prepare
 from distill.data.store import PreparedSet, open_set
 from distill.errors import DistillError
 
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None  # type: ignore[assignment]
+
 CONFIG, VERSIONS, TIMING = "config.json", "versions.json", "timing.json"
+LOCK = ".lock"  # holds the number of the process that has the folder
+_HELD: set[pathlib.Path] = set()  # by this process
 FOLD = "{fold}"  # in a path of the config: the number of the fold
 
 
@@ -102,17 +113,47 @@ def claimed(config: ConfigDict, workdir: str | pathlib.Path) -> Iterator[pathlib
   was_there = workdir.is_dir()
   with processes.one_first("claimed"):
     _claim(config, workdir)
-  try:
-    yield workdir
-  except DistillError:
-    if processes.writes() and all(
-      path.name in (CONFIG, VERSIONS, TIMING) for path in workdir.iterdir()
-    ):
-      for path in workdir.iterdir():
-        path.unlink()
-      if not was_there:
-        workdir.rmdir()
-    raise
+  with _locked(workdir):
+    try:
+      yield workdir
+    except DistillError:
+      if processes.writes() and all(
+        path.name in (CONFIG, VERSIONS, TIMING, LOCK) for path in workdir.iterdir()
+      ):
+        for path in workdir.iterdir():
+          path.unlink()
+        if not was_there:
+          workdir.rmdir()
+      raise
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Waits while another process has the work folder, in which two would write the same files.
+
+  The lock ends with the process, however that ends. This process may claim a folder again while it
+  has it. Where the system has no such locks (Windows) nobody waits.
+  """
+  place = workdir.resolve()
+  if fcntl is None or place in _HELD or not processes.writes():
+    yield
+    return
+  with open(workdir / LOCK, "a+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      told = f"{workdir} is in use by process {file.read()}: waiting until that is done"
+      tqdm.write(told, file=sys.stderr)
+      fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    _HELD.add(place)
+    try:
+      yield
+    finally:
+      _HELD.discard(place)
 
 
 def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -128,7 +169,7 @@ def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
       )
     return
   partial = workdir / (CONFIG + ".partial")
-  ours = (partial.name, VERSIONS)  # of a claim that was killed
+  ours = (partial.name, VERSIONS, LOCK)  # of a claim that was killed
   if workdir.exists() and not (
     workdir.is_dir() and all(path.name in ours for path in workdir.iterdir())
   ):

@@ -42,6 +42,7 @@ def build(
   hop: int = 50,
   mixes: int = 8,
   waves: int = 48,
+  fill: int = 5,
   rhythm: int = 32,
   pool: str = "mean_sd",
   skip: bool = True,
@@ -62,6 +63,7 @@ def build(
     hop: envelope values between tokens.
     mixes: mixtures of the log envelopes whose rhythm is measured.
     waves: modulation frequencies, 0.5 to 4.5 Hz.
+    fill: longest gap that is bridged, samples (5 at 50 Hz: 0.1 s).
     rhythm: width of what reads when the beats came; 0 for a student that only knows their rate.
     pool: "mean" or "mean_sd" (embedding twice as long).
     skip: also the mean of the tokens before the blocks (embedding longer by `width`).
@@ -92,6 +94,7 @@ def build(
     hop=hop,
     mixes=mixes,
     waves=waves,
+    fill=fill,
     rhythm=rhythm,
     rngs=rngs,
   )

@@ -66,6 +66,25 @@ def test_a_ramp_has_sdnn_but_no_detrended_sdnn():
   assert beats.sdnn_detrended_ms(rr) < 3
 
 
+def test_a_ramp_has_none_where_beats_are_missing_either():
+  beat_s = [0.0]
+  while beat_s[-1] < 60:
+    beat_s.append(beat_s[-1] + 60 / (70 + 8 * beat_s[-1] / 60))
+  times_s = np.array(beat_s)
+  normal = (times_s < 10) | (times_s > 18)
+  found = beats.labels(Beats(times_s, normal, "ecg"), 0.0, 60.0)
+  assert found.sdnn_detrended_ms.valid
+  assert found.sdnn_detrended_ms.value < 1.0
+  times_s, normal = times_s[times_s < 60], normal[times_s < 60]
+  ends_s, rr_ms = times_s[1:], 1000 * np.diff(times_s)  # NumPy's own line through the same beats
+  kept = normal[1:] & normal[:-1]
+  line = np.polyval(np.polyfit(ends_s[kept], rr_ms[kept], 1), ends_s[kept])
+  expected = np.std(rr_ms[kept] - line, ddof=1)
+  assert found.sdnn_detrended_ms.value == pytest.approx(expected, rel=1e-6)
+  with pytest.raises(DistillError, match="give end_ms"):
+    beats.sdnn_detrended_ms(np.where(kept, rr_ms, np.nan), kept)
+
+
 def test_labels_of_a_window_and_their_validity():
   times = pulses.beat_times(120, seed=1)
   found = beats.labels(_all_normal(times), 30.0, 60.0)
@@ -225,6 +244,20 @@ def test_beats_beside_a_gap_are_not_normal():
   inside = (found.times_s > 19.9) & (found.times_s < 30.1)
   assert not found.normal[inside].any()
   assert found.normal[~inside].mean() > 0.9
+
+
+def test_a_p_wave_is_no_beat_where_a_gap_hides_the_r_peak():
+  ecg = neurokit2.ecg_simulate(
+    180, sampling_rate=130, heart_rate=65, noise=0.01, random_state=3, heart_rate_std=1
+  )
+  true_s = beats.detect_ecg(ecg, 130.0).times_s
+  for hidden in true_s[20:160:5]:
+    ecg[int((hidden - 0.1) * 130) : int((hidden + 0.05) * 130)] = np.nan
+  found = beats.detect_ecg(ecg, 130.0)
+  astray = np.abs(found.times_s[:, None] - true_s).min(axis=1)
+  assert beats.regular(found.times_s)[astray > 0.1].any()  # not all of them stand out by their time
+  assert astray[found.normal].max() < 0.01
+  assert found.normal.mean() > 0.7
 
 
 def test_extra_and_missed_beats_are_irregular():

@@ -1,8 +1,10 @@
 """The command: what goes wrong ends in one line and exit code 2, what goes well in clean output."""
 
+import fcntl
 import json
 import re
 import shutil
+import threading
 
 import jsonschema
 import numpy as np
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distill import benchmark, cli, day, embeddings, missing, models, report
+from distill import benchmark, cli, day, embeddings, missing, models, report, workdir
 from distill.embeddings import EmbeddingTable
 from tests import pulses, runs
 
@@ -431,6 +433,98 @@ def test_files_that_were_never_aligned_are_refused_unless_forced(refused, done, 
   assert "--force" in refused("retrieve", *pair)
   found = json.loads(done("retrieve", *pair, "--force", "--json"))["student"]
   assert found["retrieval"]["acc_to_ppg"][-1]["top1"] == 1.0  # with itself
+
+
+def test_sides_that_were_swapped_or_given_twice_are_refused(refused, files):
+  acc, ppg = f"{files}/acc.parquet", f"{files}/ppg.parquet"
+  told = refused("retrieve", f"--query={ppg}", f"--gallery={acc}")
+  assert "(--query) was read from ppg and the second (--gallery) from acc" in told
+  assert "everything would find itself" in refused("retrieve", f"--query={acc}", f"--gallery={acc}")
+
+
+def test_people_whom_the_model_saw_and_simulated_ones_are_told(smoke, files, capsys):
+  seen = embeddings.load(files / "student.npz")
+  known = set(models.read(smoke.folder / "fold0" / "student" / "model").fields["people_seen"])
+  expected = [models.person_hash(f"simulated/{who}") in known for who in seen["participant"]]
+  np.testing.assert_array_equal(seen["seen"], expected)
+  assert 0 < np.sum(expected) < len(expected)
+  assert cli.main(["probe", f"--embeddings={files}/student.npz"]) == 0
+  captured = capsys.readouterr()
+  assert captured.out.startswith("student (simulated)\n")
+  assert f"seen the people of {np.sum(expected)} of {len(expected)} windows" in captured.err
+  pair = (f"--query={files}/acc.parquet", f"--gallery={files}/ppg.parquet")
+  assert cli.main(["retrieve", *pair]) == 0
+  assert capsys.readouterr().out.startswith("acc (simulated)\n")
+  for verb in ("retrieve", "probe"):
+    assert cli.main([verb, str(smoke.folder)]) == 0
+    assert capsys.readouterr().out.startswith("simulated (simulated)\n")
+
+
+def test_what_is_no_file_of_embeddings_is_not_written_over(refused, smoke, tmp_path):
+  raw = tmp_path / "rec.npz"
+  np.savez(raw, acc=np.tile(np.float32([0, 0, 1]), (3000, 1)))
+  before = raw.read_bytes()
+  words = ("embed", f"--model={smoke.folder}/fold0/student", f"--recording={raw}", "--rate-hz=50")
+  told = refused(*words, "--columns=acc", f"--out={raw}")
+  assert "is there and holds no embeddings: it is left as it is" in told
+  assert raw.read_bytes() == before
+  assert "ends in .npz or .parquet" in refused(*words, "--columns=acc", f"--out={tmp_path}/x.csv")
+  (tmp_path / "file").write_text("x")
+  told = refused(*words, "--columns=acc", f"--out={tmp_path}/file/x.npz")
+  assert f"{tmp_path}/file: " in told
+  told = refused("inspect", str(tmp_path), f"--picture={tmp_path}/rec.npz")
+  assert "expected a name that ends in .png" in told
+  assert raw.read_bytes() == before
+
+
+def test_a_recordings_own_clock_is_read(done, refused, smoke, tmp_path, capsys):
+  rng = np.random.default_rng(0)
+  times_s = np.delete(np.arange(9000) / 50, np.r_[4000:6000])  # 40 s are lost
+  acc = (0.01 * rng.normal(size=(len(times_s), 3)) + [0, 0, 1]).astype(np.float32)
+  np.savez(tmp_path / "rec.npz", t=times_s * 1000, acc=acc)
+  out = tmp_path / "out.npz"
+  words = ["embed", f"--model={smoke.folder}/fold0/student", f"--recording={tmp_path}/rec.npz"]
+  words += [f"--out={out}"]
+  assert "is its clock" in refused(*words, "--columns=t", "--rate-hz=50")
+  done(*words, "--columns=acc", "--time=t", "--time-unit=ms")
+  assert len(embeddings.load(out)) == 3
+  np.testing.assert_allclose(embeddings.load(out)["coverage"], [1, 1 / 3, 1], atol=2e-3)
+  assert cli.main([*words, "--columns=acc", "--rate-hz=50"]) == 0
+  assert "column 't' is not read, so lost rows would go unseen" in capsys.readouterr().err
+  assert len(embeddings.load(out)) == 2
+
+
+def test_a_folder_of_fine_tuning_is_not_trained_in_and_is_told(refused, smoke, tmp_path):
+  shutil.copytree(smoke.folder / "fold0" / "student", tmp_path / "run" / "fold0" / "finetuned")
+  for name in ("config.json", "versions.json"):
+    shutil.copy(smoke.folder / name, tmp_path / "run" / name)
+  told = refused("embed", f"--workdir={tmp_path}/run")
+  assert f"no trained student in {tmp_path}/run/fold0/student" in told
+  assert "made by `distill finetune`" in refused("report", f"{tmp_path}/run")
+  assert not (tmp_path / "run" / "fold0" / "teacher").exists()
+
+
+def test_what_stops_the_student_is_found_before_its_teacher_is_trained(refused, smoke, tmp_path):
+  words = ("train", runs.CONFIG, f"--config.data.prepared_dir={smoke.prepared}")
+  words += (f"--workdir={tmp_path}/run",)
+  assert "fewer than one batch of 4096" in refused(*words, "--config.batch_size=4096")
+  teacher = f"--config.start={smoke.folder}/fold0/teacher"
+  assert "a model of ppg; a student starts from one of acceleration" in refused(*words, teacher)
+  assert not (tmp_path / "run").exists()  # so that the mended command can use it
+
+
+def test_a_second_process_waits_for_the_first(smoke, tmp_path, capsys):
+  shutil.copytree(smoke.folder, tmp_path / "run")
+  config = workdir.read_config(tmp_path / "run")
+  with open(tmp_path / "run" / workdir.LOCK, "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock.write("123")
+    lock.flush()
+    threading.Timer(0.5, fcntl.flock, (lock, fcntl.LOCK_UN)).start()
+    with workdir.claimed(config, tmp_path / "run"), workdir.claimed(config, tmp_path / "run"):
+      assert f"{tmp_path}/run is in use by process 123: waiting" in capsys.readouterr().err
+      with open(tmp_path / "run" / workdir.LOCK) as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_embedding_files_that_cannot_be_used(refused, files, tmp_path):

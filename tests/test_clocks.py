@@ -79,6 +79,21 @@ def test_jittery_stamps_are_read_where_they_are():
   assert np.abs(signal.samples[seen] - _wave(_grid(signal)[seen])).max() < 0.03
 
 
+@pytest.mark.parametrize("jitter", [0.3, 0.4, 0.49])
+def test_the_rate_of_a_jittery_clock_is_that_of_all_its_rows(jitter):
+  rng = np.random.default_rng(0)
+  times_s = np.arange(30_000) / 50 + 100
+  times_s = np.delete(times_s, np.r_[9_000:12_000])  # a gap of a minute, and none within
+  stamps_s = np.sort(times_s + rng.uniform(-jitter, jitter, len(times_s)) / 50)
+  signal, _ = clocks.even(stamps_s, _wave(times_s), unit="g", where="acc.csv", rate_hz=50.0)
+  free, _ = clocks.even(stamps_s, _wave(times_s), unit="g", where="acc.csv")
+  assert free.rate_hz == pytest.approx(50.0, rel=3e-6)
+  seen = np.isfinite(signal.samples[:, 0])
+  assert seen.sum() == pytest.approx(27_000, abs=2)
+  error = np.abs(signal.samples[seen] - _wave(_grid(signal)[seen]))
+  assert np.quantile(error, 0.99) < 1e-3  # a spline has less to go by near an end
+
+
 def test_rows_that_come_twice_late_or_not_at_all():
   times_s = np.arange(640) / 64
   order = np.r_[0:100, 110:120, 100:110, 120:300, 290:300, 300:640]

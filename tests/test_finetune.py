@@ -139,9 +139,7 @@ def test_a_finished_run_is_found_and_says_where_it_came_from(root, run, capsys):
   assert fields[merge.LINEAGE] == [merge.fingerprint(models.read(root / "start"))]
   assert "elsewhere" in fields["people_seen"]
   fold = workdir.open_folds(_config(root), root / "run")[0]
-  trained_on = {
-    fold_training.person_hash(who) for who in fold.people("train") + fold.people("validation")
-  }
+  trained_on = {models.person_hash(who) for who in fold.people("train") + fold.people("validation")}
   assert set(fields["people_seen"]) == trained_on | {"elsewhere"}
   assert fields["task"]["target"] == "hr_bpm"
   assert fields["simulated"] is True
@@ -178,7 +176,7 @@ def test_a_start_that_has_seen_held_out_people_is_refused(root, run, tmp_path):
   config = _config(root)
   stored = models.read(root / "start")
   fold = workdir.open_folds(config, root / "run")[0]
-  held = fold_training.person_hash(fold.people("test")[0])
+  held = models.person_hash(fold.people("test")[0])
   models.write(tmp_path / "start", stored.tensors, {**stored.fields, "people_seen": [held]}, "")
   with pytest.raises(DistillError, match=r"the model in .* was trained on 1 participants"):
     finetune.finetune(_config(root, f"start={tmp_path / 'start'}"), tmp_path / "run")

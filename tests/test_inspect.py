@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import signal
 
@@ -147,6 +149,13 @@ def test_a_proposal_says_what_it_leaves_out_and_reads_the_unit_of_time(tmp_path)
     expected = f'file = "{unit}.csv", columns = ["green"], time = "t", time_unit = "{unit}"'
     assert expected in proposal
   assert f"# left out: {tmp_path}/empty.csv is empty" in proposal
+  stamps = np.arange(3) * 20_000_000 + 1709287200000000000
+  pq.write_table(pa.table({"time": stamps, "green": [1.0, 2.0, 3.0]}), tmp_path / "p.parquet")
+  np.savez(tmp_path / "n.npz", t=stamps, acc=np.zeros((3, 3)), ppg=np.zeros(3))
+  proposal = propose(tmp_path)
+  assert 'file = "p.parquet", columns = ["green"], time = "time", time_unit = "ns"' in proposal
+  for name in ("acc", "ppg"):
+    assert f'file = "n.npz", columns = ["{name}"], time = "t", time_unit = "ns"' in proposal
   assert f"# left out: {tmp_path}/wide.csv, line 1 holds zero bytes: is it UTF-16?" in proposal
 
 

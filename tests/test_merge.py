@@ -10,10 +10,11 @@ import pytest
 from flax import nnx
 
 import students.transformer
-from distill import finetune, fold_training, merge, models
+from distill import finetune, merge, models
 from distill.data.store import open_set
 from distill.errors import DistillError
 from distill.nn.encoder import Encoder
+from distill.nn.pieces import PieceEncoder, PieceNet
 from distill.nn.torch_layout import BatchNorm
 from distill.similarity import linear_cka
 from distill.spec import SignalSpec
@@ -166,6 +167,12 @@ def test_folders_at_the_ends_are_the_models(folders, tmp_path, alpha, same):
   _assert_bits_equal(models.read(tmp_path).part("encoder"), expected)
 
 
+def test_a_start_that_grew_out_of_the_other_is_refused(folders, tmp_path):
+  with pytest.raises(DistillError, match=r"tuned1/model grew out of .*start and not the other way"):
+    merge.merge(folders / "tuned1", [folders / "start"], tmp_path / "new")
+  assert not (tmp_path / "new").exists()
+
+
 def test_a_model_is_not_merged_into_its_own_folder(folders):
   before = models.read(folders / "start").fields["sha256"]
   with pytest.raises(DistillError, match="start is not empty; choose another folder"):
@@ -216,6 +223,29 @@ class _Normed(Encoder):
     return jnp.mean(self.norms[1](self.second(frames)), axis=1)
 
 
+class _Pieces(PieceNet):
+  """One batch norm on pieces of a second."""
+
+  dim = 3
+
+  def __init__(self):
+    self.norm = BatchNorm(3)
+    self.norm.weight[...] = jnp.ones(3)
+
+  def __call__(self, piece, mask):
+    return jnp.mean(jnp.square(self.norm(piece)), axis=1)
+
+
+def test_pieces_of_a_long_window_are_normalised_together():
+  encoder = PieceEncoder(_Normed.spec, _Pieces(), window_s=3.0)
+  signal = np.random.default_rng(0).normal(2.0, 3.0, size=(20, 30, 3)).astype(np.float32)
+  merge.renormalise(encoder, signal, np.ones(signal.shape, bool))
+  flat = signal.reshape(-1, 3)
+  np.testing.assert_allclose(encoder.net.norm.running_mean[...], flat.mean(axis=0), rtol=1e-4)
+  np.testing.assert_allclose(encoder.net.norm.running_var[...], flat.var(axis=0, ddof=1), rtol=1e-4)
+  np.testing.assert_allclose(np.mean(encoder(jnp.asarray(signal))), 1.0, rtol=1e-2)
+
+
 def test_statistics_after_a_merge_are_those_of_the_merged_weights():
   encoder, rng = _Normed(0), np.random.default_rng(0)
   signal = rng.normal(2.0, 3.0, size=(20, 10, 3)).astype(np.float32)
@@ -249,7 +279,7 @@ def test_batch_norms_of_a_folder_are_recomputed_on_people_it_has_seen(folders, t
 
   prepared = open_set(smoke.set_folder)
   who = str(prepared.index["participant"][0])
-  for name, seen in (("ours", [fold_training.person_hash(f"simulated/{who}")]), ("theirs", ["x"])):
+  for name, seen in (("ours", [models.person_hash(f"simulated/{who}")]), ("theirs", ["x"])):
     fields = {"people_seen": seen}
     build = f"{__name__}:normed"
     models.save(tmp_path / name, Module(), build=build, arguments={}, fields=fields, card="card")
@@ -261,7 +291,7 @@ def test_batch_norms_of_a_folder_are_recomputed_on_people_it_has_seen(folders, t
   flat = np.nan_to_num(raw).reshape(-1, 3) @ np.asarray(encoder.first.kernel[...])
   np.testing.assert_allclose(encoder.norms[0].running_mean[...], flat.mean(axis=0), atol=1e-4)
   assert models.read(tmp_path / "ours").fields["people_seen"] == [
-    fold_training.person_hash(f"simulated/{who}")
+    models.person_hash(f"simulated/{who}")
   ]
   with pytest.raises(DistillError, match="nobody whom"):
     finetune.renormalise(tmp_path / "theirs", smoke.set_folder)

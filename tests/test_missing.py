@@ -52,6 +52,19 @@ def test_each_pattern_has_its_shape():
     missing.keep(_window(), HZ, "nights", 0.5, rng)
 
 
+@pytest.mark.parametrize("rate_hz", [31.25, 12.5, 25.6])
+def test_still_seconds_need_no_whole_rate_and_what_is_missing_is_not_still(rate_hz):
+  rng = np.random.default_rng(2)
+  window = 0.3 * rng.normal(size=(int(rate_hz * 60), 3)) + [0, 0, 1]
+  second = (np.arange(len(window)) / rate_hz).astype(int)
+  window[second < 10] = [0, 0, 1]
+  window[second >= 40] = np.nan
+  left = missing.keep(window, rate_hz, "still", 0.8, rng)
+  assert (~left).all(axis=1).mean() == pytest.approx(0.2, abs=1e-2)
+  assert not left[second < 10].any()
+  assert left[second >= 40].all()
+
+
 def test_bursts_last_two_to_ten_seconds():
   rng = np.random.default_rng(1)
   for _ in range(20):

@@ -1,14 +1,15 @@
 """Recordings that no run knows: one call from a folder to files that probe and retrieve read."""
 
+import types
+
 import numpy as np
 import pytest
 
 from distill import config as configs
-from distill import embeddings, models, outside
+from distill import embeddings, models, outside, tables
 from distill.cli import main
-from distill.embeddings import EmbeddingTable
 from distill.errors import DistillError
-from distill.fold_training import person_hash
+from distill.models import person_hash
 from tests import pulses
 
 PEOPLE = ("anna", "bert", "cleo", "dora", "emil")
@@ -75,13 +76,11 @@ PAIR = {"query": "student_projection", "gallery": "teacher_projection"}
 
 
 def test_people_whom_the_model_saw_are_marked_and_told(capsys):
-  columns = {"participant": np.array(["a", "b", "a"])}
+  prepared = types.SimpleNamespace(name="own", index={"participant": np.array(["a", "b", "a"])})
   stored = models.ModelFolder(
     models.pathlib.Path("ours"), {"people_seen": [person_hash("own/a"), person_hash("x/b")]}, {}
   )
-  table = EmbeddingTable(np.zeros((3, 2), np.float32), columns)
-  marked = outside._marked(table, "own", stored)
-  np.testing.assert_array_equal(marked["seen"], [True, False, True])
+  np.testing.assert_array_equal(tables._seen(prepared, stored), [True, False, True])
   assert "ours: 1 of these people were seen in training" in capsys.readouterr().err
 
 

@@ -212,7 +212,17 @@ def test_damaged_sets_are_refused(tmp_path):
   (folder / store.SET_FILE).write_text(json.dumps(fields | {"format": 99}))
   with pytest.raises(DistillError, match="has format 99; this version reads"):
     open_set(folder)
+  (folder / store.SET_FILE).write_text("[]")
+  with pytest.raises(DistillError, match="delete the folder and prepare again"):
+    open_set(folder)
   (folder / store.SET_FILE).write_text(json.dumps(fields))
+  (records,) = folder.glob("toy/*/*.array_record*")
+  whole = records.read_bytes()
+  records.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(DistillError, match=r"is damaged .* delete it and prepare again"):
+    open_set(folder)[0]
+  records.write_bytes(whole)
+  assert len(open_set(folder)[0]["ppg"])
   index = (folder / store.INDEX_FILE).read_bytes()
   (folder / store.INDEX_FILE).write_bytes(index[: len(index) // 2])
   with pytest.raises(DistillError, match="is damaged"):

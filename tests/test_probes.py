@@ -114,6 +114,8 @@ def test_constants_have_no_correlation_and_give_no_warning():
   got = probes.score(true, np.full(3, 0.1) * 700, np.array(["a", "a", "b"]), target="hr_bpm")
   assert np.isnan([got["r"], got["r_within"]]).all()
   assert got["sd_predicted"] == 0
+  level = probes.score(np.full(6, 72.1), np.arange(6.0), np.array(list("aabbcc")), target="hr_bpm")
+  assert np.isnan([level["r"], level["r2"]]).all()
   one = probes.score(true[:1], true[:1], np.array(["a"]), target="hr_bpm")
   assert np.isnan([one["r"], one["r2"], one["mae"]["lo"]]).all()
 

@@ -206,6 +206,14 @@ def test_metrics_of_known_ranks():
   assert (got["n_queries"], got["n_participants"]) == (4, 2)
 
 
+def test_people_weigh_the_same_whatever_their_number_of_queries():
+  rank = np.array([1, 1, 1, 1, 7, 7])
+  got = ranking.metrics(Ranked(rank, np.full(6, 20), np.array(list("aaaabc"))))
+  assert got["top1"] == pytest.approx(1 / 3)
+  assert got["mean_rank"] == pytest.approx((1 + 7 + 7) / 3)
+  assert got["lo"] <= got["top1"] <= got["hi"]
+
+
 def test_oracle_metrics_are_the_expectation_of_a_guess():
   size = np.array([1, 2, 4, 30])
   got = ranking.oracle_metrics(Ranked(size, size, np.array(["a", "a", "b", "b"])))

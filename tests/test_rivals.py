@@ -190,7 +190,7 @@ def test_a_student_of_half_of_the_people_is_given_their_labels_alone(run):
   assert len(given["supervised_50"].sources["validation"]) == np.isfinite(held).sum() > 0
 
 
-def test_label_distillation_reads_the_pulse_and_not_the_true_beats(run):
+def test_label_distillation_reads_the_pulse_and_not_the_true_beats(run, monkeypatch):
   folder, config, _, given = run
   fold = workdir.open_folds(config, folder)[0]
   rows = fold_training.observed_enough(fold_training.usable(fold, config, "train"), 0.5)[0]
@@ -199,6 +199,9 @@ def test_label_distillation_reads_the_pulse_and_not_the_true_beats(run):
     read = windows.pulse_labels(rows.prepared[int(row)][PPG][:, 0], 64.0, float(motion))
     expected.append([read[name] for name in TARGETS])
   found = np.float32(expected)
+  np.testing.assert_array_equal(rivals.pulse_labels(rows, "pulses"), found)
+  monkeypatch.setenv("TQDM_DISABLE", "1")
+  np.testing.assert_array_equal(rivals.pulse_labels(rows, "pulses"), found)
   walking = rows.column("motion_g") > windows.WALKING_G
   assert walking.any()
   assert np.isnan(found[walking]).all()

@@ -8,7 +8,7 @@ import teachers
 from distill import config as configs
 from distill import models, ship
 from distill.errors import DistillError
-from distill.fold_training import person_hash
+from distill.models import person_hash
 from distill.workdir import open_folds
 from tests import runs
 

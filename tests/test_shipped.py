@@ -10,7 +10,7 @@ import teachers
 from distill import models, objectives, ranking, ship
 from distill.data import splits
 from distill.data.cohort import Cohort, simulate
-from distill.fold_training import person_hash
+from distill.models import person_hash
 from tests.conftest import ROOT
 
 FOLDERS = {side.__name__: pathlib.Path(side.WEIGHTS) / "ours" for side in (teachers, students)}

@@ -173,7 +173,7 @@ def test_a_given_teacher_that_saw_people_held_out_here_is_refused(smoke, tmp_pat
 def test_a_given_model_that_saw_people_of_an_external_set_is_refused(tmp_path):
   away = splits.Split((), (), ("anna", "ben"))
   fold = workdir.Fold(0, tmp_path, {}, {"elsewhere": (None, away)})
-  fields = {"people_seen": [fold_training.person_hash("elsewhere/ben")]}
+  fields = {"people_seen": [models.person_hash("elsewhere/ben")]}
   stored = models.ModelFolder(pathlib.Path("given"), fields, {})
   with pytest.raises(DistillError, match=r"student in given was trained on 1 .* elsewhere/ben"):
     stages.check_unseen(fold, stored, "student")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import linear_model, metrics, pipeline, preprocessing
 
 from distill import cli, embeddings, evaluate, probes, traits
@@ -85,16 +86,22 @@ def test_folds_are_pooled_until_there_are_people_enough_for_a_claim(table):
   assert (row["n_participants"], row["claim"]) == (60, True)
 
 
-def test_area_equals_scikit_learn_and_its_interval_covers():
+@pytest.mark.parametrize(
+  ("above", "below", "apart"),
+  [(25, 35, 1.0), (3, 12, 1.5), (6, 9, 2.0), (15, 15, 2.5), (10, 10, 0)],
+)
+def test_area_equals_scikit_learn_and_its_interval_covers(above, below, apart):
   rng = np.random.default_rng(1)
-  true, covered = 0.7602, 0  # of two normals one SD apart
+  true, covered = stats.norm.cdf(apart / np.sqrt(2)), 0  # of two normals
+  positive = np.arange(above + below) < above
   for _ in range(400):
-    positive = np.arange(60) < 25
-    score = rng.normal(size=60) + positive
+    score = rng.normal(size=above + below) + apart * positive
     interval = traits.auc_interval(positive, score)
+    assert 0 <= interval.lo <= interval.value <= interval.hi <= 1
+    assert interval.lo < interval.hi
     covered += interval.lo <= true <= interval.hi
   assert interval.value == pytest.approx(metrics.roc_auc_score(positive, score))
-  assert 0.92 < covered / 400 < 0.98
+  assert 0.92 < covered / 400 <= 0.99
   assert np.isnan(traits.auc_interval(np.ones(4, bool), np.arange(4.0)).value)
 
 

@@ -14,6 +14,7 @@ from distill.errors import DistillError
 
 # Periods between neighbours from which on samples are missing, for a steady and a jittery clock.
 GAP, JITTERY_GAP = 1.5, 2.5
+LEAST_FITTED, STRAY = 100, 0.75
 JITTER = 0.25  # of a period; a clock is steady when 95 % of the steps err by less
 MAX_BACKWARDS_S = 10.0  # rows may arrive late by this; a longer way back is a clock set anew
 MAX_BETWEEN = 0.5  # share of late rows that lie between others, where none was missing
@@ -160,7 +161,29 @@ def _rate(times_s: np.ndarray, where: str) -> tuple[float, np.ndarray]:
   near = steps_s <= JITTERY_GAP * period_s
   # A step of two periods is a sample lost, not a slower clock.
   rate_hz = np.round(steps_s[near] / period_s).sum() / steps_s[near].sum()
-  return float(rate_hz), np.flatnonzero(steps_s > gap * period_s) + 1
+  begins = np.flatnonzero(steps_s > gap * period_s) + 1
+  if jitter >= JITTER:
+    rate_hz = _fitted_rate(times_s, begins) or rate_hz
+  return float(rate_hz), begins
+
+
+def _fitted_rate(times_s: np.ndarray, begins: np.ndarray) -> float:
+  """Samples per second by a line through the stamps of each stretch; 0 where samples were lost.
+
+  Steps that jitter by half a period cannot be counted one by one. A stretch counts in which every
+  stamp lies within STRAY periods of the line, as none would after samples were lost, and the
+  stretches that count must hold most of the rows.
+  """
+  products, squares, counted = 0.0, 0.0, 0
+  for at_s in np.split(times_s, begins):
+    index = np.arange(len(at_s)) - (len(at_s) - 1) / 2
+    centred_s = at_s - at_s.mean()
+    product, square = float(index @ centred_s), float(index @ index)
+    if len(at_s) >= LEAST_FITTED and np.all(
+      np.abs(centred_s - index * product / square) <= STRAY * product / square
+    ):
+      products, squares, counted = products + product, squares + square, counted + len(at_s)
+  return squares / products if counted > len(times_s) / 2 else 0.0
 
 
 def _place(result: np.ndarray, at: np.ndarray, samples: np.ndarray) -> None:

@@ -37,7 +37,7 @@ FEW_PEOPLE = 5  # the number of folds
 GENERIC = ("own", "simulated", "empatica_e4")  # sets that are not told by their layout alone
 PPG_WORDS = ("ppg", "bvp", "green", "pleth", "infrared", "ir", "red")
 UNIX_TIMES = {"ns": 1e17, "us": 1e14, "ms": 1e11}  # from 1973 on
-TIME_WORDS = ("time", "timestamp", "t", "seconds", "unix")
+ACC_WORDS = ("acc", "accel", "accelerometer", "acceleration")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,22 +396,22 @@ def propose(folder: pathlib.Path) -> str:
 def _person(stem: str) -> str:
   """The file's name without what names the signal: anna_ppg and anna_acc are both anna."""
   words = stem.replace("-", "_").split("_")
-  kept = [
-    word for word in words if word.lower() not in (*PPG_WORDS, "acc", "accel", "accelerometer")
-  ]
+  kept = [word for word in words if word.lower() not in (*PPG_WORDS, *ACC_WORDS)]
   return "_".join(kept) or stem
 
 
 def _guess(folder: pathlib.Path, path: pathlib.Path, columns: Sequence[str]) -> dict[str, str]:
   """Signal -> fields of its entry, from the names of the columns and the first time."""
   lower = {name.lower(): name for name in columns}
-  time = next((lower[word] for word in TIME_WORDS if word in lower), "")
+  time = tables.time_column(columns)
   clock = f'time = "{time}", time_unit = "{_time_unit(path, time)}"' if time else "rate_hz = 0"
   if path.suffix in (".edf", ".bdf", ".hea"):
     clock = ""
   found = {}
   ppg = next((n for word in PPG_WORDS for key, n in lower.items() if word in key.split("_")), "")
   axes = [_axis(axis, lower) for axis in "xyz"]
+  if path.suffix == ".npz" and not all(axes):  # an array [rows, 3]
+    axes = [next((lower[word] for word in ACC_WORDS if word in lower), "")]
   for kind, names in ((PPG, [ppg]), (ACC, axes)):
     if all(names):
       quoted = ", ".join(f'"{name}"' for name in names)
@@ -423,8 +423,7 @@ def _guess(folder: pathlib.Path, path: pathlib.Path, columns: Sequence[str]) -> 
 
 def _time_unit(path: pathlib.Path, time: str) -> str:
   """Of a column of times by the first: a date, or how large the Unix time of a recording is."""
-  text = pathlib.Path(path.name.removesuffix(".gz")).suffix in tables.TEXT
-  first = tables.first_field(path, time) if text else ""
+  first = tables.first_field(path, time)
   if re.match(r"\d{4}-\d\d-\d\d", first):
     return tables.ISO
   try:

@@ -387,6 +387,19 @@ class _MakeReady:
     return numbers if self._source.kept(numbers).all() else batch
 
 
+def check_batch(windows: int, batch_size: int) -> None:
+  """Refuses a batch that is larger than the windows there are to train on.
+
+  Raises:
+    DistillError: saying how many there are.
+  """
+  if windows < batch_size:
+    raise DistillError(
+      f"{windows} training windows are fewer than one batch of {batch_size}; lower batch_size"
+      " or prepare more windows (a smaller data.hop_s overlaps them)"
+    )
+
+
 def training_batches(
   source: Source,
   *,
@@ -415,11 +428,7 @@ def training_batches(
   Raises:
     DistillError: fewer rows than one batch, or a batch that the shards cannot share evenly.
   """
-  if len(source) < batch_size:
-    raise DistillError(
-      f"{len(source)} training windows are fewer than one batch of {batch_size}; lower batch_size"
-      " or prepare more windows (a smaller data.hop_s overlaps them)"
-    )
+  check_batch(len(source), batch_size)
   if batch_size % shards:
     raise DistillError(
       f"a batch of {batch_size} cannot be shared evenly by {shards} processes; choose a multiple"

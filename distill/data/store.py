@@ -22,7 +22,7 @@ from distill.spec import MODALITIES, SignalSpec
 
 SET_FILE, INDEX_FILE, LEFT_OUT_FILE = "set.json", "index.npz", "left_out.json"
 BEATS_FILE = "beats.npz"  # of sets with reference beats
-FORMAT = 5
+FORMAT = 6
 SPLIT = "windows"  # the one TFDS split; participants are split by distill.data.splits
 
 # Column -> dtype. Numbers that are not known or not valid are NaN, texts are "".
@@ -104,7 +104,13 @@ class PreparedSet:
 
     if self._source is None:
       self._source = _data_source(self.folder / self._records)
-    for i, record in enumerate(self._source.__getitems__(rows.tolist())):
+    try:
+      records = self._source.__getitems__(rows.tolist())
+    except RuntimeError as error:  # what ArrayRecord says of a damaged file
+      raise DistillError(
+        f"{self.folder} is damaged ({str(error).splitlines()[0]}); delete it and prepare again"
+      ) from error
+    for i, record in enumerate(records):
       # TFDS's own decoding, of all features, takes five times as long.
       feature = tf_example_pb2.Example.FromString(record).features.feature
       for name, windows in found.items():
@@ -167,11 +173,11 @@ def open_set(folder: str | pathlib.Path) -> PreparedSet:
       f"no prepared set at {folder} (no {SET_FILE}); make one with: distill prepare"
     )
   try:
-    fields = json.loads((folder / SET_FILE).read_text())
+    fields = dict(json.loads((folder / SET_FILE).read_text()))
     # Opened here: NumPy leaves a damaged file open.
     with open(folder / INDEX_FILE, "rb") as stream, np.load(stream, allow_pickle=False) as file:
       index = {name: file[name] for name in file.files}
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
+  except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
     raise DistillError(f"{folder} is damaged ({error}); delete it and prepare again") from error
   if fields.get("format") != FORMAT or set(index) != set(COLUMNS):
     raise DistillError(
@@ -240,4 +246,4 @@ def _data_source(folder: pathlib.Path) -> Any:
     return tfds.builder_from_directory(folder).as_data_source(SPLIT, deserialize_method=raw)
   except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
     reason = str(error).strip().splitlines()[0]
-    raise DistillError(f"{folder} is damaged ({reason}); prepare the set again") from error
+    raise DistillError(f"{folder} is damaged ({reason}); delete it and prepare again") from error

@@ -24,6 +24,7 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 ISO = "iso"  # of a time column that holds dates such as 2024-03-01T10:00:00.25Z
 TEXT = (".csv", ".tsv", ".txt")
 DELIMITERS = (",", ";", "\t")  # the one that a header has most often counts
+TIME_WORDS = ("time", "timestamp", "t", "seconds", "unix")
 SUFFIXES = (*TEXT, ".parquet", ".npz", ".edf", ".bdf", ".hea")
 _EMPTY = ["", " ", "NaN", "nan", "NA", "N/A", "null", "NULL", "None"]
 _BLOCK_BYTES = 16 << 20
@@ -104,6 +105,12 @@ def read(
   return (_wfdb if suffix == ".hea" else _edf)(path, columns)
 
 
+def time_column(names: Sequence[str]) -> str:
+  """The one of a file's columns that is called like a clock; "" if none is."""
+  lower = {name.lower(): name for name in names}
+  return next((lower[word] for word in TIME_WORDS if word in lower), "")
+
+
 def names(path: pathlib.Path) -> list[str]:
   """Names of the columns of a file, to propose some of them.
 
@@ -137,13 +144,30 @@ def read_text(path: pathlib.Path, columns: Sequence[str], *, skip: int = 0) -> l
 
 
 def first_field(path: pathlib.Path, name: str, *, skip: int = 0) -> str:
-  """Text of a column in the first row of data of a text file; errors as `read`."""
+  """Text of a column in the first row of data of a text, Parquet or NPZ file; errors as `read`."""
+  if _suffix(path) not in TEXT:
+    return _first_stored(path, name)
   there, delimiter = _header(path, skip)
   if name not in there:
     raise _missing(path, name, there)
   with _damage(path):
     line = _line(path, skip + 2)
   return (line.split(delimiter) + [""] * len(there))[there.index(name)].strip().strip('"')
+
+
+def _first_stored(path: pathlib.Path, name: str) -> str:
+  there = names(path)
+  if name not in there:
+    raise _missing(path, name, there)
+  with _damage(path):
+    if _suffix(path) == ".npz":
+      with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        return str(file[name].reshape(-1)[0])
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as stored:
+      batch = next(stored.iter_batches(batch_size=1, columns=[name]))
+    return str(batch.column(0)[0].as_py())
 
 
 def _suffix(path: pathlib.Path) -> str:

@@ -37,6 +37,11 @@ class LanePatchStem(PatchStem):
     """[batch, time, channels] -> [batch, tokens, patch]."""
     return jnp.moveaxis(signal, 2, 1).reshape(signal.shape[0], self.tokens, self.patch)
 
+  def samples(self, tokens: jax.Array) -> jax.Array:
+    """[batch, tokens] of each token -> [batch, time, channels] of its samples."""
+    by_lane = tokens.reshape(tokens.shape[0], self.lanes, -1)
+    return jnp.repeat(jnp.moveaxis(by_lane, 1, 2), self.patch, axis=1)
+
   def __call__(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     filled, _ = masking.bridge(signal, mask, self.fill)
     lost = self.patches(~mask).astype(filled.dtype)
@@ -66,16 +71,16 @@ class LaneFilterbankStem(FilterbankStem):
     rngs: nnx.Rngs,
     **sizes,
   ):
-    super().__init__(samples, width, rngs=rngs, **sizes)
+    super().__init__(samples, width, fill=fill, rngs=rngs, **sizes)
     self.lanes = axes
     self.tokens *= axes
-    self.fill, self.min_coverage = fill, min_coverage
+    self.min_coverage = min_coverage
     self.missing = nnx.Linear(self.stretch, width, use_bias=False, rngs=rngs)
 
   def __call__(self, signal: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     filled, known = masking.bridge(signal, mask, self.fill)
     filled, known, mask = (self._rows(one) for one in (filled, known, mask))
-    tokens, _ = super().__call__(filled, known)
+    tokens, _, _ = self.read_bridged(filled, known)
     seen = self.frames_observed(known)
     observed = jnp.stack([seen[:, i : i + self.stretch] for i in self.starts], axis=1)
     lost = 1.0 - jnp.mean(mask.reshape(mask.shape[0], self.frames, -1).astype(tokens.dtype), axis=2)

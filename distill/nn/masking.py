@@ -93,14 +93,26 @@ def bridge(signal: jax.Array, mask: jax.Array, longest: int) -> tuple[jax.Array,
     (finite signal, mask that counts what was bridged as known).
   """
   signal = jnp.where(mask, signal, 0.0)
-  last = signal.shape[1]
-  # Of numbers with a fraction: converters know no running maximum of whole ones.
-  time = jnp.broadcast_to(jnp.arange(last, dtype=signal.dtype)[None, :, None], mask.shape)
-  before = jax.lax.cummax(jnp.where(mask, time, -1.0), axis=1)
-  after = jax.lax.cummin(jnp.where(mask, time, float(last)), axis=1, reverse=True)
-  small = (before >= 0) & (after < last) & (after - before - 1 <= longest)
-  low = jnp.take_along_axis(signal, jnp.maximum(before, 0).astype(jnp.int32), axis=1)
-  high = jnp.take_along_axis(signal, jnp.minimum(after, last - 1).astype(jnp.int32), axis=1)
-  share = (time - before) / jnp.maximum(after - before, 1.0)
-  filled = jnp.where(small, low + (high - low) * share, 0.0)
+  low, since = _nearest(signal, mask, longest, back=True)
+  high, until = _nearest(signal, mask, longest, back=False)
+  small = since + until - 1 <= longest
+  filled = jnp.where(small, low + (high - low) * since / (since + until), 0.0)
   return jnp.where(mask, signal, filled), mask | small
+
+
+def _nearest(
+  signal: jax.Array, mask: jax.Array, reach: int, *, back: bool
+) -> tuple[jax.Array, jax.Array]:
+  """Value of the nearest observed sample before (or after) each, and how many samples away it is.
+
+  Beyond `reach` it counts as reach + 1 away. Shifts alone: gathers and running maxima are slower
+  here, and not every converter knows them.
+  """
+  value, away = jnp.zeros_like(signal), jnp.full_like(signal, reach + 1.0)
+  for step in range(reach, 0, -1):
+    pad = ((0, 0), (step, 0) if back else (0, step), (0, 0))
+    cut = slice(None, -step) if back else slice(step, None)
+    seen = jnp.pad(mask[:, cut], pad)
+    value = jnp.where(seen, jnp.pad(signal[:, cut], pad), value)
+    away = jnp.where(seen, float(step), away)
+  return value, away

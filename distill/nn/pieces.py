@@ -68,8 +68,13 @@ class PieceEncoder(Encoder):
       return jnp.where(observed[:, None] > 0, self.net(signal, mask), 0.0)
     pieces = jnp.stack([signal[:, start : start + self.piece] for start in self.starts])
     masks = jnp.stack([mask[:, start : start + self.piece] for start in self.starts])
-    # One piece after the other: attention over all pieces of a batch at once needs gigabytes.
-    embeddings = jax.lax.map(lambda both: self._embed(*both), (pieces, masks))
+    if any(getattr(module, "learns", False) for _, module in nnx.iter_modules(self.net)):
+      # Statistics are those of all pieces together, and no loop may store them.
+      together = (piece.reshape(-1, *piece.shape[2:]) for piece in (pieces, masks))
+      embeddings = self._embed(*together).reshape(len(pieces), len(signal), -1)
+    else:
+      # One piece after the other: attention over all pieces of a batch at once needs gigabytes.
+      embeddings = jax.lax.map(lambda both: self._embed(*both), (pieces, masks))
     weights = jnp.mean(masks.astype(signal.dtype), axis=(2, 3))[:, :, None]
     total = jnp.maximum(jnp.sum(weights, axis=0), jnp.finfo(signal.dtype).tiny)
     return jnp.sum(embeddings * weights, axis=0) / total

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from distill.errors import DistillError
-from distill.nn import layers, pulse
+from distill.nn import layers, masking, pulse
 
 # A token counts as observed when at least this share of its samples was. Ours.
 MIN_TOKEN_COVERAGE = 0.5
@@ -42,6 +42,10 @@ class PatchStem(nnx.Module):
   def patches(self, signal: jax.Array) -> jax.Array:
     """[batch, time, channels] -> [batch, tokens, patch * channels]."""
     return signal.reshape(signal.shape[0], self.tokens, -1)
+
+  def samples(self, tokens: jax.Array) -> jax.Array:
+    """[batch, tokens] of each token -> [batch, time, 1] of its samples, in every channel alike."""
+    return jnp.repeat(tokens, self.patch, axis=1)[:, :, None]
 
   def observed(self, mask: jax.Array) -> jax.Array:
     """[batch, time, channels] bool -> [batch, tokens] bool."""
@@ -164,7 +168,8 @@ class FilterbankStem(nnx.Module):
   sees that sum. Squares are summed over the axes before the log, so the bank does not depend on how
   the device is turned. Filters start as Hann-windowed cosines from 1 Hz up, mixes as overlapping
   bands of filters, modulations as Fourier pairs from 0.5 to 4.5 Hz (30-270 per minute); all are
-  learned. Ours; the learned bank follows LEAF (Zeghidour et al. 2021, arXiv 2101.08596), the
+  learned. Gaps of a few samples are bridged first, else each would lose all frames whose filters
+  reach it. Ours; the learned bank follows LEAF (Zeghidour et al. 2021, arXiv 2101.08596), the
   modulation spectrum is standard in speech.
   """
 
@@ -188,6 +193,7 @@ class FilterbankStem(nnx.Module):
     hop: int,
     mixes: int,
     waves: int,
+    fill: int,
     rhythm: int = 0,
     rngs: nnx.Rngs,
   ):
@@ -205,7 +211,7 @@ class FilterbankStem(nnx.Module):
         f" ({frames} - stretch) must be a non-negative multiple of hop"
       )
     frame_hz = rate_hz / frame
-    self.taps, self.frame, self.frames = taps, frame, frames
+    self.taps, self.frame, self.frames, self.fill = taps, frame, frames, fill
     self.starts = tuple(range(0, frames - stretch + 1, hop))
     self.stretch = stretch
     self.tokens = len(self.starts)
@@ -277,8 +283,14 @@ class FilterbankStem(nnx.Module):
     self, signal: jax.Array, mask: jax.Array
   ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Tokens, which of them were observed, and the rhythm [batch, frames] if there is a reader."""
-    seen = self.frames_observed(mask)
-    energy = self.band_energy(jnp.where(mask, signal, 0.0))
+    return self.read_bridged(*masking.bridge(signal, mask, self.fill))
+
+  def read_bridged(
+    self, signal: jax.Array, known: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """`read` of a signal whose small gaps are bridged and which is zero where it is not known."""
+    seen = self.frames_observed(known)
+    energy = self.band_energy(signal)
     log_energy = jnp.log(energy + self.FLOOR_G2)
     weight = seen[:, :, None].astype(log_energy.dtype)
     count = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0)
