@@ -480,8 +480,8 @@ def _retrieve(options: argparse.Namespace, _: list[str]) -> None:
       raise DistillError(
         f"--window-s is {options.window_s:g}; give the length of a window, seconds"
       )
-    _check_two_files(options)
     pair = (_judged_file(options.query), _judged_file(options.gallery))
+    _check_two_files(options)
     judged = retrieval.retrieve([pair], window_s=options.window_s, force=options.force)
     simulated = any(table.simulated for table in pair)
     found = {pathlib.Path(options.query).stem: judged | {"simulated": simulated}}

@@ -105,6 +105,9 @@ def check_free(path: str | pathlib.Path) -> None:
     )
   if path.is_dir():
     raise DistillError(f"cannot write embeddings to {path}: it is a folder")
+  above = next(place for place in path.parents if place.exists())
+  if not above.is_dir():
+    raise DistillError(f"cannot write embeddings to {path}: {above} is a file")
   if path.exists() and not _holds_embeddings(path):
     raise DistillError(
       f"{path} is there and holds no embeddings: it is left as it is; choose another name"

@@ -462,7 +462,8 @@ def test_people_whom_the_model_saw_and_simulated_ones_are_told(smoke, files, cap
 
 def test_what_is_no_file_of_embeddings_is_not_written_over(refused, smoke, tmp_path):
   raw = tmp_path / "rec.npz"
-  np.savez(raw, acc=np.tile(np.float32([0, 0, 1]), (3000, 1)))
+  noise = 0.01 * np.random.default_rng(0).normal(size=(3000, 3))
+  np.savez(raw, acc=(noise + [0, 0, 1]).astype(np.float32))
   before = raw.read_bytes()
   words = ("embed", f"--model={smoke.folder}/fold0/student", f"--recording={raw}", "--rate-hz=50")
   told = refused(*words, "--columns=acc", f"--out={raw}")
@@ -471,7 +472,7 @@ def test_what_is_no_file_of_embeddings_is_not_written_over(refused, smoke, tmp_p
   assert "ends in .npz or .parquet" in refused(*words, "--columns=acc", f"--out={tmp_path}/x.csv")
   (tmp_path / "file").write_text("x")
   told = refused(*words, "--columns=acc", f"--out={tmp_path}/file/x.npz")
-  assert f"{tmp_path}/file: " in told
+  assert f"{tmp_path}/file is a file" in told
   told = refused("inspect", str(tmp_path), f"--picture={tmp_path}/rec.npz")
   assert "expected a name that ends in .png" in told
   assert raw.read_bytes() == before
