@@ -158,7 +158,10 @@ def _training_verbs(verbs) -> None:
     help="grid, such as configs/benchmark.py:smoke; --config.KEY=VALUE goes to every cell",
   )
   parser.add_argument("--workdir", metavar="DIR", required=True, help="cells, page and figures")
-  parser.add_argument("--out", metavar="FILE", help="Markdown file to write as well")
+  parser.add_argument(
+    "--cells", metavar="NAMES", help="run and compare these alone, joined by commas"
+  )
+  parser.add_argument("--out", metavar="FILE.md", help="Markdown file to write as well")
   parser.add_argument("--json", action="store_true", help="print the summary as JSON, no table")
 
   parser = _verb(verbs, "inspect", _inspect, "what lies in a folder, and what is wrong with it")
@@ -287,7 +290,11 @@ def _layers(options: argparse.Namespace, overrides: list[str]) -> None:
 def _benchmark(options: argparse.Namespace, overrides: list[str]) -> None:
   from distill import benchmark, comparison_report, report
 
+  if options.out and pathlib.Path(options.out).suffix != ".md":
+    raise DistillError(f"--out is {options.out}; expected a name that ends in .md")
   grid = benchmark.load(options.config)
+  if options.cells is not None:
+    grid = grid.only(options.cells.split(","))
   summary = benchmark.run(grid, options.workdir, overrides=overrides, out=options.out)
   if options.json:
     _say(report.to_json(summary).rstrip())

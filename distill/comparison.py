@@ -110,6 +110,24 @@ class Grid:
       if name not in names:
         raise DistillError(f"{where} names no cell {name!r}{nearest(name, names)}")
 
+  def only(self, names: Sequence[str]) -> "Grid":
+    """The same grid of some of its cells alone, the reference among them; see `__post_init__`.
+
+    Raises:
+      DistillError: a name that no cell has, or the reference left out.
+    """
+    known = [cell.name for cell in self.cells]
+    for name in names:
+      if name not in known:
+        raise DistillError(f"benchmark {self.name!r} has no cell {name!r}{nearest(name, known)}")
+    curves = []
+    for curve in self.curves:
+      lines = {about: tuple(n for n in some if n in names) for about, some in curve.lines.items()}
+      lines = {about: some for about, some in lines.items() if some}
+      curves += [dataclasses.replace(curve, lines=lines)] if lines else []
+    cells = tuple(cell for cell in self.cells if cell.name in names)
+    return dataclasses.replace(self, cells=cells, curves=tuple(curves))
+
 
 _LETTERS = {chr(base + k) for base in (65, 97) for k in range(26)}
 

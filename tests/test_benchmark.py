@@ -9,7 +9,7 @@ import pytest
 
 from distill import benchmark, cli, embeddings, models, probes, stages
 from distill import config as configs
-from distill.comparison import Cell, Grid, Result
+from distill.comparison import Cell, Curve, Grid, Result
 from distill.errors import DistillError
 from tests import runs
 from tests.conftest import ROOT
@@ -277,6 +277,25 @@ def test_shipped_grids_name_configs_that_can_be_resolved(variant):
     ("name='x', cells=(('r', 'f'),), seeds=(0,), reference='r', curves={'a': {'y': 1}}", "'lines'"),
   ],
 )
+def test_some_cells_alone(place, words, tmp_path, capsys):
+  curve = Curve("along", "seed", "seed", {"one": ("first", "second"), "two": ("second",)})
+  grid = Grid("tiny", CELLS, (0,), "first", (curve,))
+  few = grid.only(["first", "broken"])
+  assert [cell.name for cell in few.cells] == ["first", "broken"]
+  assert few.curves[0].lines == {"one": ("first",)}
+  with pytest.raises(DistillError, match="has no cell 'frist'; did you mean 'first'"):
+    grid.only(["frist"])
+  with pytest.raises(DistillError, match="reference names no cell 'first'"):
+    grid.only(["second"])
+  (tmp_path / "grid.py").write_text(GRID_FILE)
+  shutil.copytree(place, tmp_path / "run")
+  common = ["benchmark", f"--config={tmp_path}/grid.py", f"--workdir={tmp_path}/run", *words]
+  assert cli.main([*common, "--cells=first", "--json"]) == 0  # without the broken one
+  assert list(json.loads(capsys.readouterr().out)["cells"]) == ["first"]
+  assert cli.main([*common, f"--out={tmp_path}/grid.py"]) == 2
+  assert "expected a name that ends in .md" in capsys.readouterr().err
+
+
 def test_files_that_are_no_grid(tmp_path, text, message):
   file = tmp_path / "grid.py"
   file.write_text(
