@@ -258,6 +258,8 @@ def _external(config: ConfigDict) -> dict[str, tuple[PreparedSet, splits.Split]]
 
 
 def _folds(config: ConfigDict, name: str, prepared: PreparedSet) -> splits.Folds:
+  if config.data.splits and not pathlib.Path(config.data.splits).is_dir():
+    raise DistillError(f"config.data.splits is {config.data.splits}, which is no folder")
   if config.data.splits and not prepared.simulated:  # simulated people are always told by name
     return splits.load(pathlib.Path(config.data.splits) / f"{name}.txt")
   return splits.assign(sorted(set(prepared.index["participant"].tolist())))

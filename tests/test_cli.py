@@ -508,6 +508,7 @@ def test_a_folder_of_fine_tuning_is_not_trained_in_and_is_told(refused, smoke, t
 def test_what_stops_the_student_is_found_before_its_teacher_is_trained(refused, smoke, tmp_path):
   words = ("train", runs.CONFIG, f"--config.data.prepared_dir={smoke.prepared}")
   words += (f"--workdir={tmp_path}/run",)
+  assert "is absent, which is no folder" in refused(*words, "--config.data.splits=absent")
   assert "fewer than one batch of 4096" in refused(*words, "--config.batch_size=4096")
   teacher = f"--config.start={smoke.folder}/fold0/teacher"
   assert "a model of ppg; a student starts from one of acceleration" in refused(*words, teacher)
