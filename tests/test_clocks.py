@@ -91,7 +91,7 @@ def test_the_rate_of_a_jittery_clock_is_that_of_all_its_rows(jitter):
   seen = np.isfinite(signal.samples[:, 0])
   assert seen.sum() == pytest.approx(27_000, abs=2)
   error = np.abs(signal.samples[seen] - _wave(_grid(signal)[seen]))
-  assert np.quantile(error, 0.99) < 1e-3  # a spline has less to go by near an end
+  assert np.quantile(error, 0.99) < 2e-3  # a spline has less to go by near an end
 
 
 def test_rows_that_come_twice_late_or_not_at_all():

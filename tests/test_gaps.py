@@ -70,7 +70,7 @@ def test_a_recording_in_another_unit_is_refused(student, tmp_path, capsys):
 @pytest.mark.parametrize(
   ("extra", "message"),
   [
-    (["--recording=x.csv"], "--rate-hz and --columns"),
+    (["--recording=x.csv"], "--rate-hz (or --time) and --columns"),
     (["--recording=x.csv", "--rate-hz=50", "--columns=x", "--space=projection"], "embeddings of"),
     ([], "--set (or --recording)"),
   ],
