@@ -268,15 +268,6 @@ def test_shipped_grids_name_configs_that_can_be_resolved(variant):
   assert all(set(some) <= names for curve in grid.curves for some in curve.lines.values())
 
 
-@pytest.mark.parametrize(
-  ("text", "message"),
-  [
-    ("name='x'", "is no benchmark: it lacks cells, seeds, reference; expected name, cells, seeds"),
-    ("name='x', cells=(), seeds=(0,), reference='r', steps=3", "it has unknown fields steps"),
-    ("name='x', cells=('r',), seeds=(0,), reference='r'", "write cells and curves as"),
-    ("name='x', cells=(('r', 'f'),), seeds=(0,), reference='r', curves={'a': {'y': 1}}", "'lines'"),
-  ],
-)
 def test_some_cells_alone(place, words, tmp_path, capsys):
   curve = Curve("along", "seed", "seed", {"one": ("first", "second"), "two": ("second",)})
   grid = Grid("tiny", CELLS, (0,), "first", (curve,))
@@ -296,6 +287,15 @@ def test_some_cells_alone(place, words, tmp_path, capsys):
   assert "expected a name that ends in .md" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("name='x'", "is no benchmark: it lacks cells, seeds, reference; expected name, cells, seeds"),
+    ("name='x', cells=(), seeds=(0,), reference='r', steps=3", "it has unknown fields steps"),
+    ("name='x', cells=('r',), seeds=(0,), reference='r'", "write cells and curves as"),
+    ("name='x', cells=(('r', 'f'),), seeds=(0,), reference='r', curves={'a': {'y': 1}}", "'lines'"),
+  ],
+)
 def test_files_that_are_no_grid(tmp_path, text, message):
   file = tmp_path / "grid.py"
   file.write_text(
