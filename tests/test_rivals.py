@@ -1,5 +1,6 @@
 """The same student trained in other ways: who is labelled, by what, and which rows there are."""
 
+import functools
 import json
 import types
 
@@ -7,6 +8,7 @@ import jax
 import jsonschema
 import numpy as np
 import pytest
+import tqdm
 
 from distill import config as configs
 from distill import (
@@ -200,7 +202,7 @@ def test_label_distillation_reads_the_pulse_and_not_the_true_beats(run, monkeypa
     expected.append([read[name] for name in TARGETS])
   found = np.float32(expected)
   np.testing.assert_array_equal(rivals.pulse_labels(rows, "pulses"), found)
-  monkeypatch.setenv("TQDM_DISABLE", "1")
+  monkeypatch.setattr(rivals, "tqdm", functools.partial(tqdm.tqdm, disable=True))
   np.testing.assert_array_equal(rivals.pulse_labels(rows, "pulses"), found)
   walking = rows.column("motion_g") > windows.WALKING_G
   assert walking.any()

@@ -101,7 +101,7 @@ def test_area_equals_scikit_learn_and_its_interval_covers(above, below, apart):
     assert interval.lo < interval.hi
     covered += interval.lo <= true <= interval.hi
   assert interval.value == pytest.approx(metrics.roc_auc_score(positive, score))
-  assert 0.92 < covered / 400 <= 0.99
+  assert 0.92 < covered / 400 < (0.99 if apart > 2 else 0.98)  # near 1 it is a little wide
   assert np.isnan(traits.auc_interval(np.ones(4, bool), np.arange(4.0)).value)
 
 
